@@ -1,0 +1,63 @@
+package domain
+
+import (
+	"fmt"
+	"time"
+)
+
+// Caller is who asks: a verified key and what it may do. Decisions use it so that nobody hands out more than they hold.
+type Caller struct {
+	KeyID          KeyID
+	LineageID      LineageID
+	OrganizationID OrganizationID
+	Scopes         Scopes
+	Resources      Resources
+	ExpiresAt      *time.Time
+	Operator       bool
+}
+
+// System is the caller for rekey's own work: it holds everything.
+func System() Caller { return Caller{Scopes: Scopes{ScopeAll}, Operator: true} }
+
+// Require refuses a caller whose key lacks the scope.
+func (c Caller) Require(scope string) error {
+	if c.Scopes.Allow(scope) {
+		return nil
+	}
+	return Refuse(CodeInsufficientScope, "this needs the scope %s, which your key does not hold", scope).
+		With("required_scope", scope)
+}
+
+// cutDown fills what a request left open with the caller's own rights: a key made without naming scopes gets all that
+// its maker holds, and no more.
+func (c Caller) cutDown(s *Settings) {
+	if len(s.Scopes) == 0 {
+		s.Scopes = c.Scopes
+	}
+	if len(s.Resources) == 0 {
+		s.Resources = c.Resources
+	}
+	if s.ExpiresAt == nil {
+		s.ExpiresAt = c.ExpiresAt
+	}
+}
+
+// covers refuses to hand out what the caller does not hold (guarantee G8).
+func (c Caller) covers(s Settings) error {
+	if scope, missing := c.Scopes.Missing(s.Scopes); missing {
+		return escalation("scopes", fmt.Sprintf("include %s, which your key does not hold", scope), "name only scopes that your own key holds")
+	}
+	if !c.Resources.Covers(s.Resources) {
+		return escalation("resources", "reach further than those of your key", "limit each kind to resources that your own key may use")
+	}
+	if c.ExpiresAt != nil && (s.ExpiresAt == nil || s.ExpiresAt.After(*c.ExpiresAt)) {
+		return escalation("expires_at", "is later than your own key's", "choose a time up to "+c.ExpiresAt.Format(time.RFC3339))
+	}
+	return nil
+}
+
+func escalation(field, message, remedy string) *Error {
+	e := InvalidField(field, message, remedy)
+	e.Code = CodeEscalation
+	return e
+}

@@ -1,0 +1,315 @@
+package domain
+
+import (
+	"fmt"
+	"slices"
+	"time"
+)
+
+// CreateKey asks for a new lineage.
+type CreateKey struct {
+	LineageID   LineageID
+	KeyID       KeyID
+	Environment EnvironmentID // empty: the project's first
+	Settings    Settings      // EndpointID names an endpoint that the same command makes, if WebhookURL is set
+	GraceSet    bool          // GraceSeconds was named; else it gets a default
+	Operator    bool
+	Caller      Caller
+	// Mint makes the secret once brand and environment are known.
+	Mint func(brand, environment string) (Secret, error)
+}
+
+// CreateKeyIn decides a new lineage in a project.
+func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Decided, error) {
+	environment, ok := p.environment(c.Environment)
+	if !ok {
+		return nil, NotFound("environment in this project")
+	}
+	settings := c.Settings
+	if settings.RotationIntervalSeconds != 0 && !c.GraceSet {
+		settings.GraceSeconds = int64(defaultGraceFor(seconds(settings.RotationIntervalSeconds)) / time.Second)
+	} else if !c.GraceSet {
+		settings.GraceSeconds = int64(DefaultGrace / time.Second)
+	}
+	c.Caller.cutDown(&settings)
+	settings, err := settings.validate(limits, now)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.Caller.covers(settings); err != nil {
+		return nil, err
+	}
+	secret, err := c.Mint(p.Brand, environment.Name)
+	if err != nil {
+		return nil, err
+	}
+	created := Created{
+		KeyID: c.KeyID, SecretFacts: FactsOf(secret), EnvironmentID: environment.ID, Environment: environment.Name,
+		Brand: p.Brand, Settings: settings, Operator: c.Operator,
+		NextRotationAt: firstSlot(c.LineageID, settings, now),
+	}
+	at := Decided{OrganizationID: p.OrganizationID, ProjectID: p.ID}
+	var out []Decided
+	if settings.EndpointID != "" {
+		endpoint := at
+		endpoint.StreamID, endpoint.Data = string(settings.EndpointID), EndpointCreated{URL: settings.WebhookURL, LineageID: c.LineageID}
+		out = append(out, endpoint)
+	}
+	at.StreamID, at.Data = string(c.LineageID), created
+	return append(out, at), nil
+}
+
+// firstSlot is the first interval rotation counted from now, or nil without an interval.
+func firstSlot(id LineageID, s Settings, now time.Time) *time.Time {
+	if s.RotationIntervalSeconds == 0 {
+		return nil
+	}
+	at := nextSlot(id, now, seconds(s.RotationIntervalSeconds), now)
+	return &at
+}
+
+// validate checks what a person may choose, field by field, and returns it in canonical form.
+func (s Settings) validate(limits Limits, now time.Time) (Settings, error) {
+	var err error
+	if s.Name, err = validateName("name", s.Name); err != nil {
+		return s, err
+	}
+	if s.Scopes, err = validateScopes("scopes", s.Scopes); err != nil {
+		return s, err
+	}
+	if s.Resources, err = validateResources("resources", s.Resources); err != nil {
+		return s, err
+	}
+	if s.Metadata, err = validateMetadata("metadata", s.Metadata); err != nil {
+		return s, err
+	}
+	if s.ExpiresAt != nil {
+		if !s.ExpiresAt.After(now) {
+			return s, InvalidField("expires_at", "is not in the future", "choose a later time, in RFC 3339 with an offset")
+		}
+		if s.ExpiresAt.Year() > 9999 {
+			return s, InvalidField("expires_at", "is too far away", "leave it out for a key that does not expire")
+		}
+		at := s.ExpiresAt.UTC().Truncate(time.Microsecond)
+		s.ExpiresAt = &at
+	}
+	return s, s.validateRotation(limits)
+}
+
+func (s Settings) validateRotation(limits Limits) error {
+	// Compared as seconds: a huge number would overflow a duration.
+	if s.GraceSeconds < 0 || s.GraceSeconds > int64(MaxGrace/time.Second) {
+		return InvalidField("grace_period_seconds", "is out of range", "choose 0 to 2592000 (30 days)")
+	}
+	if s.RotationIntervalSeconds == 0 {
+		return nil
+	}
+	least := int64(limits.MinRotationInterval / time.Second)
+	if s.RotationIntervalSeconds < max(1, least) || s.RotationIntervalSeconds > int64(MaxRotationInterval/time.Second) {
+		return InvalidField("rotation_interval_seconds", "is out of range",
+			fmt.Sprintf("choose at least %d seconds (REKEY_MIN_ROTATION_INTERVAL) and at most ten years", max(1, least)))
+	}
+	if s.GraceSeconds >= s.RotationIntervalSeconds {
+		return InvalidField("grace_period_seconds", "is not shorter than the rotation interval",
+			"choose less than the interval, or leave it out")
+	}
+	return nil
+}
+
+// RotateKey asks for the next generation.
+type RotateKey struct {
+	KeyID      KeyID // the generation that the caller takes for the active one
+	NewKeyID   KeyID
+	RotationID RotationID
+	Trigger    Trigger
+	Grace      time.Duration // of a manual rotation; interval rotations use the settings
+	Supersede  bool          // cancel a rotation that still waits for its receiver
+	Caller     Caller
+	Mint       func(brand, environment string) (Secret, error)
+}
+
+// Rotate decides a rotation. A manual one is acknowledged by its own answer; one by interval leaves the new generation
+// pending until it is acknowledged. An interval rotation that is not due (any more) decides nothing.
+func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
+	active := l.Active()
+	if c.Trigger == TriggerInterval && !l.rotationDue(now) {
+		return nil, nil
+	}
+	if active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
+		return nil, l.notActive(c.KeyID)
+	}
+	if err := c.Caller.covers(l.Settings); err != nil {
+		return nil, err
+	}
+	cancelled, err := l.supersede(c)
+	if err != nil {
+		return nil, err
+	}
+	if free := l.graceFreeAt(); c.Grace > 0 && free.After(now) {
+		return nil, Refuse(CodeTooManyInGrace, "%d older generations are still in grace", MaxInGrace).
+			With("possible_at", free.Format(time.RFC3339))
+	}
+	secret, err := c.Mint(l.Brand, l.Environment)
+	if err != nil {
+		return nil, err
+	}
+	rotated := l.rotated(c, FactsOf(secret), now)
+	return append(cancelled, l.decided(rotated)), nil
+}
+
+// rotationDue reports whether the sweep's idea of a due rotation still holds.
+func (l *Lineage) rotationDue(now time.Time) bool {
+	return slices.ContainsFunc(l.Due(), func(d Due) bool { return d.Kind == DueRotate && !d.At.After(now) }) &&
+		l.StatusAt(l.Active(), now).Valid()
+}
+
+// supersede refuses while a rotation waits for its receiver, or cancels that one if the caller said so or wants the old
+// key gone at once.
+func (l *Lineage) supersede(c RotateKey) ([]Decided, error) {
+	waiting := l.WaitingRotation()
+	if waiting == nil {
+		return nil, nil
+	}
+	if !c.Supersede && c.Grace > 0 {
+		return nil, Refuse(CodeRotationInProgress, "a rotation of this key waits for its receiver; send supersede=true to replace it").
+			With("rotation_id", waiting.ID)
+	}
+	return []Decided{l.decided(RotationCancelled{
+		RotationID: waiting.ID, KeyID: waiting.ToKeyID, Reason: "superseded", NextRotationAt: l.NextRotationAt,
+	})}, nil
+}
+
+func (l *Lineage) rotated(c RotateKey, facts SecretFacts, now time.Time) Rotated {
+	r := Rotated{
+		RotationID: c.RotationID, Trigger: c.Trigger, PreviousKeyID: c.KeyID, KeyID: c.NewKeyID,
+		Generation: l.LastGeneration + 1, SecretFacts: facts, NextRotationAt: l.NextRotationAt,
+	}
+	if c.Trigger == TriggerManual {
+		deadline := l.graceEnd(now, c.Grace)
+		r.Acknowledged, r.GraceExpiresAt = AckAnswer, &deadline
+		r.GraceSeconds = int64(c.Grace / time.Second)
+		r.NextRotationAt = firstSlot(l.ID, l.Settings, now)
+		return r
+	}
+	r.GraceSeconds, r.EndpointID = l.Settings.GraceSeconds, l.Settings.EndpointID
+	r.NextRotationAt = l.slotAfter(now)
+	return r
+}
+
+// slotAfter is the next interval rotation after now on the lineage's own slots.
+func (l *Lineage) slotAfter(now time.Time) *time.Time {
+	if l.Settings.RotationIntervalSeconds == 0 {
+		return nil
+	}
+	at := nextSlot(l.ID, l.Anchor, seconds(l.Settings.RotationIntervalSeconds), now)
+	return &at
+}
+
+// graceEnd is now plus the grace, never past the lineage's own expiry.
+func (l *Lineage) graceEnd(now time.Time, grace time.Duration) time.Time {
+	end := now.Add(grace)
+	if l.Settings.ExpiresAt != nil && l.Settings.ExpiresAt.Before(end) {
+		return *l.Settings.ExpiresAt
+	}
+	return end
+}
+
+// Acknowledge decides that the new secret of a waiting rotation arrived. Any later sign for the same rotation decides
+// nothing: the first one counts.
+func (l *Lineage) Acknowledge(id RotationID, level AckLevel, now time.Time) ([]Decided, error) {
+	r := l.rotation(id)
+	if r == nil || !r.State.Live() {
+		return nil, Refuse(CodeNoRotation, "this rotation has ended")
+	}
+	if !r.State.Waiting() {
+		return nil, nil
+	}
+	next := l.NextRotationAt
+	if next != nil && !next.After(now) { // slots that passed while the receiver was away collapse into the next one
+		next = l.slotAfter(now)
+	}
+	return []Decided{l.decided(RotationAcknowledged{
+		RotationID: id, PreviousKeyID: r.FromKeyID, KeyID: r.ToKeyID, Level: level,
+		GraceExpiresAt: l.graceEnd(now, seconds(r.GraceSeconds)), NextRotationAt: next,
+	})}, nil
+}
+
+// Stall decides that delivery is given up for now. The old key keeps working without a deadline.
+func (l *Lineage) Stall(id RotationID, reason string) ([]Decided, error) {
+	r := l.rotation(id)
+	if r == nil || r.State != RotationDelivering {
+		return nil, nil
+	}
+	return []Decided{l.decided(RotationStalled{RotationID: id, KeyID: r.ToKeyID, Reason: reason})}, nil
+}
+
+// Revoke decides the end of a key. The active key takes everything live of its lineage with it, so that nothing revives
+// it; an older one in grace ends alone; a pending one is cancelled with its rotation. Revoking what has ended decides
+// nothing: the caller's wish is fulfilled.
+func (l *Lineage) Revoke(id KeyID, reason string, now time.Time) ([]Decided, error) {
+	if err := validateReason(reason); err != nil {
+		return nil, err
+	}
+	g := l.Generation(id)
+	if g == nil || !g.State.Live() {
+		return nil, nil
+	}
+	ids := []KeyID{id}
+	switch g.State {
+	case GenerationPending:
+		r := l.WaitingRotation()
+		return []Decided{l.decided(RotationCancelled{
+			RotationID: r.ID, KeyID: id, Reason: reason, NextRotationAt: l.slotAfter(now),
+		})}, nil
+	case GenerationActive:
+		ids = l.live()
+	}
+	return []Decided{l.decided(Revoked{KeyID: id, KeyIDs: ids, Reason: reason})}, nil
+}
+
+// ExpireGrace decides the recorded end of a grace that time has ended.
+func (l *Lineage) ExpireGrace(id KeyID, now time.Time) ([]Decided, error) {
+	g := l.Generation(id)
+	if g == nil || g.State != GenerationGrace || g.GraceExpiresAt == nil || now.Before(*g.GraceExpiresAt) {
+		return nil, nil
+	}
+	return []Decided{l.decided(GraceExpired{KeyID: id})}, nil
+}
+
+// Expire decides the recorded end of a lineage whose time is over.
+func (l *Lineage) Expire(now time.Time) ([]Decided, error) {
+	if l.Settings.ExpiresAt == nil || now.Before(*l.Settings.ExpiresAt) {
+		return nil, nil
+	}
+	ids := l.live()
+	if len(ids) == 0 {
+		return nil, nil
+	}
+	return []Decided{l.decided(Expired{KeyIDs: ids})}, nil
+}
+
+// live lists the key ids of the live generations.
+func (l *Lineage) live() []KeyID {
+	var ids []KeyID
+	for _, g := range l.Generations {
+		if g.State.Live() {
+			ids = append(ids, g.KeyID)
+		}
+	}
+	return ids
+}
+
+// notActive explains why a key cannot be rotated or edited.
+func (l *Lineage) notActive(id KeyID) *Error {
+	e := Refuse(CodeKeyNotActive, "this key has ended or is not the current one of its lineage")
+	if active := l.Active(); active != nil && active.KeyID != id {
+		return e.With("active_key_id", active.KeyID)
+	}
+	return e
+}
+
+func (l *Lineage) decided(p Payload) Decided {
+	return Decided{StreamID: string(l.ID), OrganizationID: l.OrganizationID, ProjectID: l.ProjectID, Data: p}
+}
+
+func seconds(n int64) time.Duration { return time.Duration(n) * time.Second }

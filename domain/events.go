@@ -1,0 +1,236 @@
+package domain
+
+import (
+	"encoding/json"
+	"time"
+)
+
+// Type names a kind of event. The names are past tense, stable for ever, and part of the public wire form.
+type Type string
+
+// Types of events. Each has a payload below and a golden file per revision.
+const (
+	TypeCreated              Type = "Created"
+	TypeUpdated              Type = "Updated"
+	TypeRotated              Type = "Rotated"
+	TypeRotationAcknowledged Type = "RotationAcknowledged"
+	TypeRotationCancelled    Type = "RotationCancelled"
+	TypeRotationStalled      Type = "RotationStalled"
+	TypeGraceExpired         Type = "GraceExpired"
+	TypeExpired              Type = "Expired"
+	TypeRevoked              Type = "Revoked"
+	TypeOrganizationCreated  Type = "OrganizationCreated"
+	TypeProjectCreated       Type = "ProjectCreated"
+	TypeEnvironmentCreated   Type = "EnvironmentCreated"
+	TypeEndpointCreated      Type = "EndpointCreated"
+)
+
+// Payload is what one type of event says beyond what all events carry.
+type Payload interface{ Type() Type }
+
+// Event is one fact in a stream: the payload and what every event carries.
+type Event struct {
+	ID             EventID
+	StreamID       string
+	Version        int64 // 1 for the first event of the stream
+	OrganizationID OrganizationID
+	ProjectID      ProjectID // empty for events of an organization
+	Actor          Actor
+	RequestID      string // empty for work nobody asked for over HTTP
+	OccurredAt     time.Time
+	Data           Payload
+}
+
+// Actor says who caused an event: the id of the caller's key, or "system:" and the part of rekey that acted by itself.
+type Actor string
+
+// Actors that are no key.
+const (
+	ActorSetup   Actor = "system:setup"   // the first start
+	ActorSweep   Actor = "system:sweep"   // time: a due rotation, a grace or a life that ran out
+	ActorDeliver Actor = "system:deliver" // a receiver's answer, or its absence
+)
+
+// Settings are what an owner chooses for a key; all generations of a lineage share them.
+type Settings struct {
+	Name                    string          `json:"name"`
+	Scopes                  Scopes          `json:"scopes"`
+	Resources               Resources       `json:"resources,omitempty"`
+	ExpiresAt               *time.Time      `json:"expires_at,omitempty"`
+	RotationIntervalSeconds int64           `json:"rotation_interval_seconds,omitempty"`
+	GraceSeconds            int64           `json:"grace_seconds"` // of interval rotations
+	EndpointID              EndpointID      `json:"endpoint_id,omitempty"`
+	WebhookURL              string          `json:"rotation_webhook_url,omitempty"`
+	Metadata                json.RawMessage `json:"metadata,omitempty"`
+}
+
+// SecretFacts are what is kept of a secret: enough to find it and to show which one it is, not to use it.
+type SecretFacts struct {
+	Digest   Digest `json:"secret_sha256"`
+	Prefix   string `json:"key_prefix"`
+	LastFour string `json:"last_four"`
+}
+
+// FactsOf returns what may be kept of a secret.
+func FactsOf(s Secret) SecretFacts {
+	return SecretFacts{Digest: s.Digest(), Prefix: s.Prefix(), LastFour: s.LastFour()}
+}
+
+// Created begins a lineage with its first generation.
+type Created struct {
+	KeyID KeyID `json:"key_id"`
+	SecretFacts
+	EnvironmentID EnvironmentID `json:"environment_id"`
+	Environment   string        `json:"environment"` // its name, part of each secret
+	Brand         string        `json:"brand"`       // the project's, part of each secret
+	Settings
+	Operator       bool       `json:"operator,omitempty"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// Updated replaces the settings; Changed names the fields that differ.
+type Updated struct {
+	Changed []string `json:"changed"`
+	Settings
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// Trigger says why a rotation began.
+type Trigger string
+
+// Triggers of rotations.
+const (
+	TriggerInterval Trigger = "interval"
+	TriggerManual   Trigger = "manual"
+)
+
+// AckLevel says how a new secret is known to have arrived.
+type AckLevel string
+
+// Levels of acknowledgment.
+const (
+	AckAnswer   AckLevel = "answer"    // returned to the caller who asked for the rotation
+	AckAccepted AckLevel = "accepted"  // 2xx from the receiver
+	AckFirstUse AckLevel = "first_use" // the new key verified
+	AckClaim    AckLevel = "claim"     // fetched by the old key
+)
+
+// Rotated adds a generation. If Acknowledged is set the hand-over is already known to have arrived (the secret was the
+// answer of the request), and the previous generation has its deadline; else the new one is pending.
+type Rotated struct {
+	RotationID    RotationID `json:"rotation_id"`
+	Trigger       Trigger    `json:"trigger"`
+	PreviousKeyID KeyID      `json:"previous_key_id"`
+	KeyID         KeyID      `json:"key_id"`
+	Generation    int        `json:"generation"`
+	SecretFacts
+	GraceSeconds   int64      `json:"grace_seconds"`
+	EndpointID     EndpointID `json:"endpoint_id,omitempty"` // who is sent the secret; none: it is claimed by the old key
+	Acknowledged   AckLevel   `json:"acknowledged,omitempty"`
+	GraceExpiresAt *time.Time `json:"grace_expires_at,omitempty"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// RotationAcknowledged makes the pending generation the active one and gives the previous one its deadline.
+type RotationAcknowledged struct {
+	RotationID     RotationID `json:"rotation_id"`
+	PreviousKeyID  KeyID      `json:"previous_key_id"`
+	KeyID          KeyID      `json:"key_id"`
+	Level          AckLevel   `json:"level"`
+	GraceExpiresAt time.Time  `json:"grace_expires_at"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// RotationCancelled discards the pending generation; the previous one stays active.
+type RotationCancelled struct {
+	RotationID     RotationID `json:"rotation_id"`
+	KeyID          KeyID      `json:"key_id"`
+	Reason         string     `json:"reason"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// RotationStalled records that delivery was given up for now; both generations stay as they are.
+type RotationStalled struct {
+	RotationID RotationID `json:"rotation_id"`
+	KeyID      KeyID      `json:"key_id"`
+	Reason     string     `json:"reason"`
+}
+
+// GraceExpired records that a generation's grace ran out.
+type GraceExpired struct {
+	KeyID KeyID `json:"key_id"`
+}
+
+// Expired records that the lineage's life ran out.
+type Expired struct {
+	KeyIDs []KeyID `json:"key_ids"`
+}
+
+// Revoked ends generations at once: the named key, and when it was the active one all live ones beside it.
+type Revoked struct {
+	KeyID  KeyID   `json:"key_id"`
+	KeyIDs []KeyID `json:"key_ids"`
+	Reason string  `json:"reason,omitempty"`
+}
+
+// OrganizationCreated begins a tenant.
+type OrganizationCreated struct {
+	Name string `json:"name"`
+}
+
+// ProjectCreated begins a product of a tenant.
+type ProjectCreated struct {
+	Name  string `json:"name"`
+	Brand string `json:"brand"`
+}
+
+// EnvironmentCreated adds an environment to a project.
+type EnvironmentCreated struct {
+	EnvironmentID EnvironmentID `json:"environment_id"`
+	Name          string        `json:"name"`
+}
+
+// EndpointCreated registers a webhook receiver. Its signing secret is kept sealed outside the log.
+type EndpointCreated struct {
+	URL       string    `json:"url"`
+	LineageID LineageID `json:"lineage_id,omitempty"` // made on the fly for this lineage
+}
+
+// Type returns the stable name.
+func (Created) Type() Type { return TypeCreated }
+
+// Type returns the stable name.
+func (Updated) Type() Type { return TypeUpdated }
+
+// Type returns the stable name.
+func (Rotated) Type() Type { return TypeRotated }
+
+// Type returns the stable name.
+func (RotationAcknowledged) Type() Type { return TypeRotationAcknowledged }
+
+// Type returns the stable name.
+func (RotationCancelled) Type() Type { return TypeRotationCancelled }
+
+// Type returns the stable name.
+func (RotationStalled) Type() Type { return TypeRotationStalled }
+
+// Type returns the stable name.
+func (GraceExpired) Type() Type { return TypeGraceExpired }
+
+// Type returns the stable name.
+func (Expired) Type() Type { return TypeExpired }
+
+// Type returns the stable name.
+func (Revoked) Type() Type { return TypeRevoked }
+
+// Type returns the stable name.
+func (OrganizationCreated) Type() Type { return TypeOrganizationCreated }
+
+// Type returns the stable name.
+func (ProjectCreated) Type() Type { return TypeProjectCreated }
+
+// Type returns the stable name.
+func (EnvironmentCreated) Type() Type { return TypeEnvironmentCreated }
+
+// Type returns the stable name.
+func (EndpointCreated) Type() Type { return TypeEndpointCreated }

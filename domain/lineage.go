@@ -1,0 +1,266 @@
+package domain
+
+import (
+	"slices"
+	"time"
+)
+
+// Lineage is the state of a key and its successors. It holds the live generations and rotations, and those that the last
+// event ended (so that a projection sees how they ended); older ones are forgotten here and live on in the read model.
+type Lineage struct {
+	ID             LineageID      `json:"id"`
+	Version        int64          `json:"version"`
+	OrganizationID OrganizationID `json:"organization_id"`
+	ProjectID      ProjectID      `json:"project_id"`
+	EnvironmentID  EnvironmentID  `json:"environment_id"`
+	Environment    string         `json:"environment"`
+	Brand          string         `json:"brand"`
+	Settings       Settings       `json:"settings"`
+	Operator       bool           `json:"operator,omitempty"`
+	CreatedBy      Actor          `json:"created_by"`
+	// Anchor is where the slots of interval rotation are counted from.
+	Anchor         time.Time    `json:"anchor"`
+	NextRotationAt *time.Time   `json:"next_rotation_at,omitempty"`
+	LastGeneration int          `json:"last_generation"`
+	Generations    []Generation `json:"generations"`
+	Rotations      []Rotation   `json:"rotations,omitempty"`
+}
+
+// GenerationState is where a generation is in its life.
+type GenerationState string
+
+// States of a generation; doc.go has the diagram.
+const (
+	GenerationPending   GenerationState = "pending"
+	GenerationActive    GenerationState = "active"
+	GenerationGrace     GenerationState = "grace"
+	GenerationRetired   GenerationState = "retired"
+	GenerationRevoked   GenerationState = "revoked"
+	GenerationExpired   GenerationState = "expired"
+	GenerationDiscarded GenerationState = "discarded"
+)
+
+// Live reports whether a generation in this state may still authenticate, as far as events go.
+func (s GenerationState) Live() bool {
+	return s == GenerationPending || s == GenerationActive || s == GenerationGrace
+}
+
+// Generation is one key of the lineage.
+type Generation struct {
+	KeyID          KeyID           `json:"key_id"`
+	Number         int             `json:"number"`
+	Secret         SecretFacts     `json:"secret"`
+	State          GenerationState `json:"state"`
+	CreatedAt      time.Time       `json:"created_at"`
+	CreatedBy      Actor           `json:"created_by"`
+	ReplacedBy     KeyID           `json:"replaced_by,omitempty"`
+	GraceExpiresAt *time.Time      `json:"grace_expires_at,omitempty"`
+	RevokedAt      *time.Time      `json:"revoked_at,omitempty"`
+	RevokedReason  string          `json:"revoked_reason,omitempty"`
+}
+
+// RotationState is where a hand-over is.
+type RotationState string
+
+// States of a rotation.
+const (
+	RotationDelivering RotationState = "delivering"
+	RotationOverlap    RotationState = "overlap"
+	RotationStuck      RotationState = "stalled"
+	RotationCompleted  RotationState = "completed"
+	RotationAbandoned  RotationState = "cancelled"
+	RotationAborted    RotationState = "aborted" // the lineage was revoked or expired meanwhile
+)
+
+// Waiting reports whether the new secret has not been acknowledged yet.
+func (s RotationState) Waiting() bool { return s == RotationDelivering || s == RotationStuck }
+
+// Live reports whether the rotation can still change.
+func (s RotationState) Live() bool { return s.Waiting() || s == RotationOverlap }
+
+// Rotation is one hand-over.
+type Rotation struct {
+	ID             RotationID    `json:"id"`
+	Trigger        Trigger       `json:"trigger"`
+	State          RotationState `json:"state"`
+	FromKeyID      KeyID         `json:"from_key_id"`
+	ToKeyID        KeyID         `json:"to_key_id"`
+	Generation     int           `json:"generation"`
+	GraceSeconds   int64         `json:"grace_seconds"`
+	EndpointID     EndpointID    `json:"endpoint_id,omitempty"`
+	StartedAt      time.Time     `json:"started_at"`
+	AcknowledgedAt *time.Time    `json:"acknowledged_at,omitempty"`
+	AckLevel       AckLevel      `json:"ack_level,omitempty"`
+	EndedAt        *time.Time    `json:"ended_at,omitempty"`
+	Reason         string        `json:"reason,omitempty"`
+}
+
+// StreamVersion is the number of events applied.
+func (l *Lineage) StreamVersion() int64 { return l.Version }
+
+// Apply folds one event into the state.
+func (l *Lineage) Apply(e Event) {
+	l.Version = e.Version
+	l.forgetEnded()
+	switch d := e.Data.(type) {
+	case Created:
+		l.applyCreated(e, d)
+	case Updated:
+		l.applyUpdated(e, d)
+	case Rotated:
+		l.applyRotated(e, d)
+	case RotationAcknowledged:
+		l.NextRotationAt = d.NextRotationAt
+		l.acknowledge(d.RotationID, d.Level, e.OccurredAt, d.GraceExpiresAt)
+	case RotationCancelled:
+		l.NextRotationAt = d.NextRotationAt
+		l.endRotation(d.RotationID, RotationAbandoned, e.OccurredAt, d.Reason)
+		l.end(d.KeyID, GenerationDiscarded, e.OccurredAt, d.Reason)
+	case RotationStalled:
+		if r := l.rotation(d.RotationID); r != nil {
+			r.State, r.Reason = RotationStuck, d.Reason
+		}
+	case GraceExpired:
+		l.end(d.KeyID, GenerationRetired, e.OccurredAt, "")
+	case Expired:
+		for _, id := range d.KeyIDs {
+			l.end(id, GenerationExpired, e.OccurredAt, "")
+		}
+	case Revoked:
+		for _, id := range d.KeyIDs {
+			l.end(id, GenerationRevoked, e.OccurredAt, d.Reason)
+		}
+	}
+	if l.Active() == nil {
+		l.NextRotationAt = nil
+	}
+}
+
+// forgetEnded drops what had ended before the event that is being applied.
+func (l *Lineage) forgetEnded() {
+	l.Generations = slices.DeleteFunc(l.Generations, func(g Generation) bool { return !g.State.Live() })
+	l.Rotations = slices.DeleteFunc(l.Rotations, func(r Rotation) bool { return !r.State.Live() })
+}
+
+func (l *Lineage) applyCreated(e Event, d Created) {
+	l.ID = LineageID(e.StreamID)
+	l.OrganizationID, l.ProjectID, l.EnvironmentID = e.OrganizationID, e.ProjectID, d.EnvironmentID
+	l.Environment, l.Brand = d.Environment, d.Brand
+	l.Settings, l.Operator, l.CreatedBy = d.Settings, d.Operator, e.Actor
+	l.Anchor, l.NextRotationAt = e.OccurredAt, d.NextRotationAt
+	l.LastGeneration = 1
+	l.Generations = []Generation{{
+		KeyID: d.KeyID, Number: 1, Secret: d.SecretFacts, State: GenerationActive, CreatedAt: e.OccurredAt, CreatedBy: e.Actor,
+	}}
+}
+
+func (l *Lineage) applyUpdated(e Event, d Updated) {
+	if d.RotationIntervalSeconds != l.Settings.RotationIntervalSeconds {
+		l.Anchor = e.OccurredAt
+	}
+	l.Settings, l.NextRotationAt = d.Settings, d.NextRotationAt
+}
+
+func (l *Lineage) applyRotated(e Event, d Rotated) {
+	if d.Trigger == TriggerManual {
+		l.Anchor = e.OccurredAt
+	}
+	l.NextRotationAt = d.NextRotationAt
+	l.LastGeneration = d.Generation
+	l.Generations = append(l.Generations, Generation{
+		KeyID: d.KeyID, Number: d.Generation, Secret: d.SecretFacts, State: GenerationPending,
+		CreatedAt: e.OccurredAt, CreatedBy: e.Actor,
+	})
+	l.Rotations = append(l.Rotations, Rotation{
+		ID: d.RotationID, Trigger: d.Trigger, State: RotationDelivering, FromKeyID: d.PreviousKeyID, ToKeyID: d.KeyID,
+		Generation: d.Generation, GraceSeconds: d.GraceSeconds, EndpointID: d.EndpointID, StartedAt: e.OccurredAt,
+	})
+	if d.Acknowledged != "" && d.GraceExpiresAt != nil {
+		l.acknowledge(d.RotationID, d.Acknowledged, e.OccurredAt, *d.GraceExpiresAt)
+	}
+}
+
+// acknowledge makes the new generation active and starts the old one's grace; a grace of nothing retires it at once.
+func (l *Lineage) acknowledge(id RotationID, level AckLevel, at, graceExpiresAt time.Time) {
+	r := l.rotation(id)
+	if r == nil {
+		return
+	}
+	r.State, r.AcknowledgedAt, r.AckLevel = RotationOverlap, &at, level
+	if g := l.Generation(r.ToKeyID); g != nil {
+		g.State = GenerationActive
+	}
+	if old := l.Generation(r.FromKeyID); old != nil {
+		old.State, old.ReplacedBy, old.GraceExpiresAt = GenerationGrace, r.ToKeyID, &graceExpiresAt
+		if !graceExpiresAt.After(at) {
+			l.end(old.KeyID, GenerationRetired, at, "")
+		}
+	}
+}
+
+// end ends a generation, and the rotation whose outcome that decides.
+func (l *Lineage) end(id KeyID, state GenerationState, at time.Time, reason string) {
+	g := l.Generation(id)
+	if g == nil || !g.State.Live() {
+		return
+	}
+	g.State = state
+	if state == GenerationRevoked || state == GenerationDiscarded {
+		g.RevokedAt, g.RevokedReason = &at, reason
+	}
+	for i := range l.Rotations {
+		r := &l.Rotations[i]
+		switch {
+		case !r.State.Live():
+		case r.State == RotationOverlap && r.FromKeyID == id:
+			l.endRotation(r.ID, RotationCompleted, at, "")
+		case r.State.Waiting() && (r.FromKeyID == id || r.ToKeyID == id):
+			l.endRotation(r.ID, RotationAborted, at, reason)
+		}
+	}
+}
+
+func (l *Lineage) endRotation(id RotationID, state RotationState, at time.Time, reason string) {
+	if r := l.rotation(id); r != nil {
+		r.State, r.EndedAt, r.Reason = state, &at, reason
+	}
+}
+
+// Generation returns the generation with this key id, if the lineage still knows it.
+func (l *Lineage) Generation(id KeyID) *Generation {
+	for i := range l.Generations {
+		if l.Generations[i].KeyID == id {
+			return &l.Generations[i]
+		}
+	}
+	return nil
+}
+
+// Active returns the active generation, or nil once the lineage has ended.
+func (l *Lineage) Active() *Generation {
+	for i := range l.Generations {
+		if l.Generations[i].State == GenerationActive {
+			return &l.Generations[i]
+		}
+	}
+	return nil
+}
+
+// WaitingRotation returns the rotation whose secret has not been acknowledged yet, or nil.
+func (l *Lineage) WaitingRotation() *Rotation {
+	for i := range l.Rotations {
+		if l.Rotations[i].State.Waiting() {
+			return &l.Rotations[i]
+		}
+	}
+	return nil
+}
+
+func (l *Lineage) rotation(id RotationID) *Rotation {
+	for i := range l.Rotations {
+		if l.Rotations[i].ID == id {
+			return &l.Rotations[i]
+		}
+	}
+	return nil
+}

@@ -1,0 +1,125 @@
+package domain
+
+import (
+	"hash/fnv"
+	"time"
+)
+
+// Limits are bounds an installation sets for its keys.
+type Limits struct {
+	MinRotationInterval time.Duration
+}
+
+// Bounds of the durations that a request may name.
+const (
+	MaxRotationInterval = 10 * 365 * 24 * time.Hour
+	MaxGrace            = 30 * 24 * time.Hour
+	DefaultGrace        = time.Hour
+	// MaxInGrace bounds how many older generations of one lineage may be valid beside the active one.
+	MaxInGrace = 3
+	// maxPhase bounds the spread of rotations that were set up at one instant.
+	maxPhase = 24 * time.Hour
+)
+
+// nextSlot returns when an interval rotation is due next: the slots are multiples of the interval from the anchor, each
+// moved by the lineage's own phase, so that a million keys made at once are not due at once. Slots that were missed
+// collapse into the next one.
+func nextSlot(id LineageID, anchor time.Time, interval time.Duration, now time.Time) time.Time {
+	shift := phase(id, interval)
+	passed := now.Sub(anchor) - shift
+	slot := int64(1)
+	if passed > 0 {
+		slot = max(1, int64(passed/interval)+1)
+	}
+	return anchor.Add(time.Duration(slot)*interval + shift).Truncate(time.Microsecond)
+}
+
+// phase is a stable share of up to a tenth of the interval, at most a day.
+func phase(id LineageID, interval time.Duration) time.Duration {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(id)) // a hash never fails to write
+	span := uint64(min(interval/10, maxPhase))
+	if span == 0 {
+		return 0
+	}
+	return time.Duration(mix(h.Sum64()) % span)
+}
+
+// mix spreads the bits of the hash, because ids made in one millisecond differ in few of them.
+func mix(x uint64) uint64 {
+	x ^= x >> 33
+	x *= 0xff51afd7ed558ccd
+	x ^= x >> 33
+	return x
+}
+
+// defaultGraceFor is the grace of interval rotations when none is named: an hour, but never so long that one grace runs
+// into the next rotation.
+func defaultGraceFor(interval time.Duration) time.Duration {
+	if interval == 0 {
+		return DefaultGrace
+	}
+	return min(DefaultGrace, (interval / 2).Truncate(time.Second))
+}
+
+// DueKind names work that falls due by time.
+type DueKind string
+
+// Kinds of due work.
+const (
+	DueRotate DueKind = "rotate" // an interval rotation
+	DueGrace  DueKind = "grace"  // the end of a grace
+	DueExpire DueKind = "expire" // the end of the lineage's life
+)
+
+// Due is one piece of work of a lineage and when it falls due.
+type Due struct {
+	Kind  DueKind
+	KeyID KeyID
+	At    time.Time
+}
+
+// Due lists the work that falls due by time, in the order rotate, grace, expire. A lineage whose rotation still waits
+// for its receiver has no next one; one with too many generations in grace waits for the first of them to end.
+func (l *Lineage) Due() []Due {
+	var due []Due
+	active := l.Active()
+	if active != nil && l.NextRotationAt != nil && l.WaitingRotation() == nil {
+		at := *l.NextRotationAt
+		if free := l.graceFreeAt(); free.After(at) {
+			at = free
+		}
+		due = append(due, Due{DueRotate, active.KeyID, at})
+	}
+	var anyLive KeyID
+	for _, g := range l.Generations {
+		if g.State == GenerationGrace && g.GraceExpiresAt != nil {
+			due = append(due, Due{DueGrace, g.KeyID, *g.GraceExpiresAt})
+		}
+		if g.State.Live() && anyLive == "" {
+			anyLive = g.KeyID
+		}
+	}
+	if l.Settings.ExpiresAt != nil && anyLive != "" {
+		due = append(due, Due{DueExpire, anyLive, *l.Settings.ExpiresAt})
+	}
+	return due
+}
+
+// graceFreeAt is when another generation may enter grace: the zero time if at once, else the earliest deadline.
+func (l *Lineage) graceFreeAt() time.Time {
+	var earliest time.Time
+	count := 0
+	for _, g := range l.Generations {
+		if g.State != GenerationGrace || g.GraceExpiresAt == nil {
+			continue
+		}
+		if count++; earliest.IsZero() || g.GraceExpiresAt.Before(earliest) {
+			earliest = *g.GraceExpiresAt
+		}
+	}
+	if count < MaxInGrace {
+		return time.Time{}
+	}
+	return earliest
+}

@@ -1,0 +1,170 @@
+package domain
+
+import (
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"hash/crc32"
+	"io"
+	"log/slog"
+	"strings"
+)
+
+// The form of a secret is <brand>_<environment>_<random><checksum>.
+const (
+	secretRandomLength   = 33 // base62 characters, over 196 bits
+	secretChecksumLength = 6  // base62 digits of the CRC-32 (IEEE) of everything before them
+	secretTailLength     = secretRandomLength + secretChecksumLength
+
+	base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+)
+
+// Bounds on what is looked up at all. Secrets of other systems can be installed (a root key, later imports), so the
+// lower bound is theirs: 128 bits in hexadecimal.
+const (
+	MinSecretLength = 32
+	MaxSecretLength = 512
+)
+
+// redacted is what a secret shows of itself whenever it is printed, logged or marshalled by accident.
+const redacted = "[redacted]"
+
+// Secret is the plaintext of a key. Only Reveal returns it; every other way of printing shows [redacted].
+type Secret struct{ value string }
+
+// MintSecret makes a new secret. A nil source means crypto/rand.
+func MintSecret(source io.Reader, brand, environment string) (Secret, error) {
+	if source == nil {
+		source = rand.Reader
+	}
+	body, err := randomBase62(source, secretRandomLength)
+	if err != nil {
+		return Secret{}, fmt.Errorf("read randomness: %w", err)
+	}
+	head := brand + "_" + environment + "_" + body
+	return Secret{head + checksum(head)}, nil
+}
+
+// randomBase62 draws uniformly: six bits at a time, and values above the alphabet are thrown away, not folded.
+func randomBase62(source io.Reader, length int) (string, error) {
+	out := make([]byte, 0, length)
+	var buf [48]byte
+	for {
+		if _, err := io.ReadFull(source, buf[:]); err != nil {
+			return "", err
+		}
+		for _, b := range buf {
+			if v := b & 63; v < 62 {
+				if out = append(out, base62[v]); len(out) == length {
+					return string(out), nil
+				}
+			}
+		}
+	}
+}
+
+// checksum returns the CRC-32 of s as six base62 digits, most significant first.
+func checksum(s string) string {
+	sum := crc32.ChecksumIEEE([]byte(s))
+	var out [secretChecksumLength]byte
+	for i := secretChecksumLength - 1; i >= 0; i-- {
+		out[i] = base62[sum%62]
+		sum /= 62
+	}
+	return string(out[:])
+}
+
+// ParseSecret takes what a caller presented. It refuses, without any lookup, what cannot be a key: wrong length or
+// characters, and text in our own form whose checksum is wrong. Text in another form is let through, because keys of
+// other systems can be installed.
+func ParseSecret(s string) (Secret, bool) {
+	if len(s) < MinSecretLength || len(s) > MaxSecretLength {
+		return Secret{}, false
+	}
+	for i := range len(s) {
+		if s[i] <= ' ' || s[i] >= 0x7f {
+			return Secret{}, false
+		}
+	}
+	if isOurForm(s) && checksum(s[:len(s)-secretChecksumLength]) != s[len(s)-secretChecksumLength:] {
+		return Secret{}, false
+	}
+	return Secret{s}, true
+}
+
+// isOurForm reports whether s has the exact form that MintSecret gives.
+func isOurForm(s string) bool {
+	brand, rest, ok := strings.Cut(s, "_")
+	if !ok || !validSlug(brand) {
+		return false
+	}
+	environment, tail, ok := strings.Cut(rest, "_")
+	if !ok || !validSlug(environment) || len(tail) != secretTailLength {
+		return false
+	}
+	for i := range len(tail) {
+		if strings.IndexByte(base62, tail[i]) < 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// IsZero reports whether there is no secret.
+func (s Secret) IsZero() bool { return s.value == "" }
+
+// Reveal returns the plaintext, for the answer to its owner and for sealing. Nothing else may call it.
+func (s Secret) Reveal() string { return s.value }
+
+// Digest is the SHA-256 of the secret, the only form that is stored.
+func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s.value)) }
+
+// Prefix is the part that may be shown: brand, environment and four random characters; of a secret in another form the
+// first eight characters.
+func (s Secret) Prefix() string {
+	if isOurForm(s.value) {
+		return s.value[:len(s.value)-secretTailLength+4]
+	}
+	return s.value[:8]
+}
+
+// LastFour is the other part that may be shown.
+func (s Secret) LastFour() string { return s.value[len(s.value)-4:] }
+
+// String redacts.
+func (s Secret) String() string { return redacted }
+
+// GoString redacts %#v.
+func (s Secret) GoString() string { return redacted }
+
+// Format redacts every verb of package fmt.
+func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, redacted) }
+
+// LogValue redacts in structured logs.
+func (s Secret) LogValue() slog.Value { return slog.StringValue(redacted) }
+
+// MarshalJSON redacts in JSON.
+func (s Secret) MarshalJSON() ([]byte, error) { return json.Marshal(redacted) }
+
+// MarshalText redacts in everything that takes text.
+func (s Secret) MarshalText() ([]byte, error) { return []byte(redacted), nil }
+
+// Digest is the SHA-256 of a secret. It is written in hexadecimal.
+type Digest [sha256.Size]byte
+
+// String writes the digest in hexadecimal.
+func (d Digest) String() string { return hex.EncodeToString(d[:]) }
+
+// MarshalText writes the digest in hexadecimal.
+func (d Digest) MarshalText() ([]byte, error) { return hex.AppendEncode(nil, d[:]), nil }
+
+// UnmarshalText reads 64 hexadecimal digits.
+func (d *Digest) UnmarshalText(text []byte) error {
+	if len(text) != 2*len(d) {
+		return fmt.Errorf("digest has %d characters, not %d", len(text), 2*len(d))
+	}
+	_, err := hex.Decode(d[:], text)
+	return err
+}
