@@ -1,0 +1,276 @@
+package webhook
+
+import (
+	"bytes"
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptrace"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+const (
+	defaultTimeout        = 15 * time.Second
+	defaultConnectTimeout = 5 * time.Second
+
+	maxResponseHeader = 64 << 10
+	maxResponseBody   = 4 << 10
+
+	idleConnsPerHost = 32
+	idleConns        = 512
+	idleConnTimeout  = 90 * time.Second
+
+	// An HTTP/2 connection that died without a word would fail every message until its deadline; a ping finds it.
+	pingAfter   = 15 * time.Second
+	pingTimeout = 5 * time.Second
+	// What an HTTP/2 receiver may send ahead of our reading; the default is 4 MiB for each message.
+	streamBuffer = 16 << 10
+	connBuffer   = 256 << 10
+)
+
+// SenderConfig makes a Sender. Every field may be left out.
+type SenderConfig struct {
+	// Guard decides where webhooks may go. Nil lets through the public internet alone.
+	Guard *Guard
+	// Version stands in the User-Agent as rekey/<version>.
+	Version string
+	// Now gives the time that an attempt is signed with. Nil means time.Now.
+	Now func() time.Time
+	// Timeout is for the whole attempt, the reading of the answer included; 15 s when zero.
+	Timeout time.Duration
+	// ConnectTimeout is for resolving and connecting, and once more for the TLS handshake; 5 s when zero.
+	ConnectTimeout time.Duration
+	// RootCAs are trusted instead of the system's, where set.
+	RootCAs *x509.CertPool
+	// Resolver is asked instead of the system's, where set.
+	Resolver *net.Resolver
+}
+
+// Sender makes single attempts to deliver messages. It is safe for concurrent use, and keeps connections open between
+// attempts until Close.
+type Sender struct {
+	guard     *Guard
+	transport *http.Transport
+	userAgent string
+	now       func() time.Time
+	timeout   time.Duration
+}
+
+// NewSender makes a Sender. It opens no connection yet.
+func NewSender(cfg SenderConfig) *Sender {
+	guard := cfg.Guard
+	if guard == nil {
+		guard, _ = NewGuard(nil) // fails on bad prefixes only
+	}
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	version := cfg.Version
+	if version == "" {
+		version = "dev"
+	}
+	return &Sender{
+		guard:     guard,
+		transport: newTransport(guard, cfg),
+		userAgent: "rekey/" + version,
+		now:       now,
+		timeout:   positiveOr(cfg.Timeout, defaultTimeout),
+	}
+}
+
+func newTransport(guard *Guard, cfg SenderConfig) *http.Transport {
+	connectTimeout := positiveOr(cfg.ConnectTimeout, defaultConnectTimeout)
+	public := &net.Dialer{Timeout: connectTimeout, Resolver: cfg.Resolver, Control: guard.Control}
+	local := &net.Dialer{Timeout: connectTimeout, Resolver: cfg.Resolver, Control: guard.controlLoopback}
+	return &http.Transport{
+		// A proxy from the environment would be dialled instead of the receiver, and the guard would judge the proxy.
+		Proxy: nil,
+		DialContext: func(ctx context.Context, network, address string) (net.Conn, error) {
+			if host, _, err := net.SplitHostPort(address); err == nil && strings.EqualFold(host, "localhost") {
+				return local.DialContext(ctx, network, address)
+			}
+			return public.DialContext(ctx, network, address)
+		},
+		TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS12, RootCAs: cfg.RootCAs},
+		TLSHandshakeTimeout: connectTimeout,
+		// Without it, net/http speaks HTTP/1.1 only as soon as the dialer is our own.
+		ForceAttemptHTTP2: true,
+		HTTP2: &http.HTTP2Config{
+			SendPingTimeout:               pingAfter,
+			PingTimeout:                   pingTimeout,
+			MaxReceiveBufferPerStream:     streamBuffer,
+			MaxReceiveBufferPerConnection: connBuffer,
+		},
+		// We read a few bytes and throw them away; unpacking them is only a way to be attacked.
+		DisableCompression:     true,
+		MaxResponseHeaderBytes: maxResponseHeader,
+		MaxIdleConns:           idleConns,
+		MaxIdleConnsPerHost:    idleConnsPerHost,
+		IdleConnTimeout:        idleConnTimeout,
+	}
+}
+
+// Close closes the connections that no attempt is using. The Sender may be used again afterwards.
+func (s *Sender) Close() { s.transport.CloseIdleConnections() }
+
+// Request is one message for one receiver.
+type Request struct {
+	URL string
+	// ID is the message's, the same over all attempts: receivers drop what they have seen under it.
+	ID   string
+	Body []byte `json:"-"` // may hold a key's secret
+	// Secrets sign the message, newest first. There must be one.
+	Secrets []Secret
+	// Attempt counts from 1. Attempt and DeliveryID go along unsigned, for the receiver's logs; zero values stay away.
+	Attempt    int
+	DeliveryID string
+}
+
+// Format prints what identifies the attempt, and neither body nor URL, with every verb of fmt.
+func (r Request) Format(f fmt.State, _ rune) {
+	fmt.Fprintf(f, "webhook %q attempt %d delivery %q", r.ID, r.Attempt, r.DeliveryID)
+}
+
+// LogValue logs the same as Format prints.
+func (r Request) LogValue() slog.Value { return slog.StringValue(fmt.Sprint(r)) }
+
+// Result is how an attempt ended.
+type Result struct {
+	Outcome Outcome
+	// Status is the HTTP status, 0 when there was no answer.
+	Status int
+	// RetryAfter is what the receiver asked for with 429 or 503, a day at most.
+	RetryAfter time.Duration
+	Started    time.Time
+	Duration   time.Duration
+	// Err is for the operator's log and never for the owner: it may name addresses. It holds nothing the receiver said
+	// after it got the message, and no URL.
+	Err error
+}
+
+// Send makes one attempt and says how it ended. It returns within the timeout, and soon after ctx is cancelled.
+func (s *Sender) Send(ctx context.Context, r Request) Result {
+	started := s.now()
+	result := s.attempt(ctx, r, started)
+	result.Started, result.Duration = started, s.now().Sub(started)
+	return result
+}
+
+func (s *Sender) attempt(caller context.Context, r Request, at time.Time) Result {
+	// The policy may have changed since the URL was registered.
+	if err := s.guard.CheckURL(r.URL); err != nil {
+		return Result{Outcome: AddressRefused, Err: fmt.Errorf("check webhook URL: %w", err)}
+	}
+	ctx, cancel := context.WithTimeout(caller, s.timeout)
+	defer cancel()
+	var seen progress
+	request, err := s.build(httptrace.WithClientTrace(ctx, seen.trace()), r, at)
+	if err != nil {
+		return Result{Outcome: InvalidRequest, Err: fmt.Errorf("build webhook request: %w", err)}
+	}
+	// A transport and no http.Client: what does not exist cannot follow a redirect, keep a cookie or send a Referer.
+	response, err := s.transport.RoundTrip(request)
+	if err != nil {
+		outcome := outcomeOfError(caller, err, &seen)
+		return Result{Outcome: outcome, Err: operatorError(outcome, err, &seen)}
+	}
+	return s.judge(caller, response, &seen)
+}
+
+func (s *Sender) build(ctx context.Context, r Request, at time.Time) (*http.Request, error) {
+	if !validID(r.ID) {
+		return nil, ErrMalformedID
+	}
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, r.URL, bytes.NewReader(r.Body))
+	if err != nil {
+		return nil, errors.New("URL cannot be used") // the original error repeats the URL
+	}
+	request.Header = Headers(r.ID, at, r.Body, r.Secrets...)
+	if request.Header.Get(HeaderSignature) == "" {
+		return nil, ErrNoSecret
+	}
+	request.Header.Set("User-Agent", s.userAgent)
+	if r.Attempt > 0 {
+		request.Header.Set("Rekey-Attempt", strconv.Itoa(r.Attempt))
+	}
+	if r.DeliveryID != "" {
+		request.Header.Set("Rekey-Delivery", r.DeliveryID)
+	}
+	// An empty list is not sent, but tells net/http that the request may be repeated when an idle connection turns out
+	// to be closed. The webhook-id makes that harmless; without it the message would wait for its next attempt.
+	request.Header["Idempotency-Key"] = nil
+	return request, nil
+}
+
+// judge reads the little of the answer that is needed to use the connection again, and keeps none of it.
+func (s *Sender) judge(caller context.Context, response *http.Response, seen *progress) Result {
+	result := Result{Outcome: outcomeOfStatus(response.StatusCode), Status: response.StatusCode}
+	if result.Status == http.StatusTooManyRequests || result.Status == http.StatusServiceUnavailable {
+		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), s.now())
+	}
+	err := drain(response)
+	if err == nil || errors.Is(err, io.EOF) {
+		return result
+	}
+	// An answer that breaks off may come from a receiver that broke off as well. Not counting it costs a repetition at
+	// most; counting it could start the end of an old key whose successor was never stored.
+	if result.Outcome.Delivered() || errors.Is(caller.Err(), context.Canceled) {
+		result.Outcome = outcomeOfError(caller, err, seen)
+	}
+	result.Err = operatorError(result.Outcome, err, seen)
+	return result
+}
+
+// drain reads what is read of an answer, and closes it.
+func drain(response *http.Response) error {
+	defer func() { _ = response.Body.Close() }() // nothing is read any more
+	if response.StatusCode == http.StatusSwitchingProtocols {
+		// This body is the bare connection: no deadline of ours ends a read from it.
+		return nil
+	}
+	_, err := io.CopyN(io.Discard, response.Body, maxResponseBody+1)
+	return err
+}
+
+// progress is how far an attempt got, as net/http reports it from several goroutines.
+type progress struct {
+	gotConn, failedHandshake, gotByte atomic.Bool
+}
+
+func (p *progress) trace() *httptrace.ClientTrace {
+	return &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { p.gotConn.Store(true) },
+		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
+			if err != nil {
+				p.failedHandshake.Store(true)
+			}
+		},
+		GotFirstResponseByte: func() { p.gotByte.Store(true) },
+	}
+}
+
+// connected says whether the receiver may have got the message.
+func (p *progress) connected() bool { return p.gotConn.Load() }
+
+// answered says whether the receiver sent anything back.
+func (p *progress) answered() bool { return p.gotByte.Load() }
+
+// handshakeFailed leaves out a handshake that failed beside a connection that was used.
+func (p *progress) handshakeFailed() bool { return p.failedHandshake.Load() && !p.gotConn.Load() }
+
+func positiveOr(d, otherwise time.Duration) time.Duration {
+	if d > 0 {
+		return d
+	}
+	return otherwise
+}
