@@ -1,0 +1,43 @@
+package projections
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+)
+
+const (
+	// No lock: the claim is the stream's head, which the command takes, so the lock order stays the one of every command.
+	sqlDue = `SELECT lineage_id, kind, key_id, due_at FROM due_work WHERE scan_at <= $1 ORDER BY scan_at, lineage_id LIMIT $2`
+	// A piece of work that fails, or that has nothing to do, is looked at again later and later, up to an hour.
+	sqlPostponeDue = `UPDATE due_work SET attempts = attempts + 1, last_error = $4,
+			scan_at = $5 + least(interval '1 hour', interval '1 second' * power(2, least(attempts, 12)))
+		WHERE lineage_id = $1 AND kind = $2 AND key_id = $3`
+)
+
+// DueWork is a piece of work whose time has come.
+type DueWork struct {
+	LineageID domain.LineageID
+	domain.Due
+}
+
+// Due returns up to limit pieces of work whose time has come.
+func (r *Reader) Due(ctx context.Context, now time.Time, limit int) ([]DueWork, error) {
+	return collect(ctx, r.pool, func(row pgx.CollectableRow) (DueWork, error) {
+		var d DueWork
+		err := row.Scan(&d.LineageID, &d.Kind, &d.KeyID, &d.At)
+		return d, err
+	}, sqlDue, now, limit)
+}
+
+// Postpone moves a piece of work on that could not be done, so that it delays no other.
+func (r *Reader) Postpone(ctx context.Context, d DueWork, now time.Time, reason string) error {
+	if _, err := r.pool.Exec(ctx, sqlPostponeDue, d.LineageID, d.Kind, d.KeyID, reason, now); err != nil {
+		return fmt.Errorf("postpone due work: %w", err)
+	}
+	return nil
+}

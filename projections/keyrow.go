@@ -1,0 +1,185 @@
+package projections
+
+import (
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+)
+
+// Key is one generation of a lineage as the read model has it.
+type Key struct {
+	ID                      domain.KeyID
+	LineageID               domain.LineageID
+	Generation              int
+	Version                 int64
+	OrganizationID          domain.OrganizationID
+	ProjectID               domain.ProjectID
+	EnvironmentID           domain.EnvironmentID
+	Name                    string
+	Secret                  domain.SecretFacts
+	Scopes                  domain.Scopes
+	Resources               domain.Resources
+	Metadata                json.RawMessage
+	State                   domain.GenerationState
+	Operator                bool
+	CreatedBy               domain.Actor
+	CreatedAt               time.Time
+	ExpiresAt               *time.Time
+	GraceExpiresAt          *time.Time
+	RevokedAt               *time.Time
+	RevokedReason           *string
+	ReplacedBy              *domain.KeyID
+	RotationID              *domain.RotationID
+	RotationIntervalSeconds *int64
+	GraceSeconds            int64
+	NextRotationAt          *time.Time
+	WebhookURL              *string
+	EndpointID              *domain.EndpointID
+}
+
+// StatusAt judges the key by its state and the clock.
+func (k *Key) StatusAt(now time.Time) domain.Status {
+	return domain.StatusAt(k.State, k.ExpiresAt, k.GraceExpiresAt, now)
+}
+
+// Caller is what the key may do on rekey's own API.
+func (k *Key) Caller() domain.Caller {
+	return domain.Caller{
+		KeyID: k.ID, LineageID: k.LineageID, OrganizationID: k.OrganizationID,
+		Scopes: k.Scopes, Resources: k.Resources, ExpiresAt: k.ExpiresAt, Operator: k.Operator,
+	}
+}
+
+// keyOf lays one generation of a lineage out as a row.
+func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
+	s := &l.Settings
+	k := &Key{
+		ID: g.KeyID, LineageID: l.ID, Generation: g.Number, Version: l.Version, OrganizationID: l.OrganizationID,
+		ProjectID: l.ProjectID, EnvironmentID: l.EnvironmentID, Name: s.Name, Secret: g.Secret, Scopes: s.Scopes,
+		Resources: s.Resources, Metadata: s.Metadata, State: g.State, Operator: l.Operator, CreatedBy: g.CreatedBy,
+		CreatedAt: g.CreatedAt, ExpiresAt: s.ExpiresAt, GraceExpiresAt: g.GraceExpiresAt, RevokedAt: g.RevokedAt,
+		RevokedReason: optional(g.RevokedReason), ReplacedBy: optional(g.ReplacedBy),
+		RotationIntervalSeconds: optional(s.RotationIntervalSeconds), GraceSeconds: s.GraceSeconds,
+		WebhookURL: optional(s.WebhookURL), EndpointID: optional(s.EndpointID),
+	}
+	switch g.State {
+	case domain.GenerationActive:
+		k.NextRotationAt = l.NextRotationAt
+	case domain.GenerationPending:
+		if r := l.WaitingRotation(); r != nil {
+			k.RotationID = &r.ID
+		}
+	}
+	return k
+}
+
+// optional is nil for the zero value.
+func optional[T comparable](v T) *T {
+	var zero T
+	if v == zero {
+		return nil
+	}
+	return &v
+}
+
+// document encodes a value for a jsonb column; nothing stays NULL.
+func document(v any, empty bool) any {
+	if empty {
+		return nil
+	}
+	raw, err := json.Marshal(v)
+	if err != nil { // a map or a list of strings always encodes
+		panic("projections: encode: " + err.Error())
+	}
+	return string(raw)
+}
+
+var keyTable = table[Key]{
+	name: "keys",
+	key:  []string{"id"},
+	columns: []column[Key]{
+		{"id", "text", func(k *Key) any { return string(k.ID) }},
+		{"lineage_id", "text", func(k *Key) any { return string(k.LineageID) }},
+		{"generation", "int4", func(k *Key) any { return int32(k.Generation) }},
+		{"version", "int8", func(k *Key) any { return k.Version }},
+		{"organization_id", "text", func(k *Key) any { return string(k.OrganizationID) }},
+		{"project_id", "text", func(k *Key) any { return string(k.ProjectID) }},
+		{"environment_id", "text", func(k *Key) any { return string(k.EnvironmentID) }},
+		{"name", "text", func(k *Key) any { return k.Name }},
+		{"secret_digest", "bytea", func(k *Key) any { return k.Secret.Digest[:] }},
+		{"key_prefix", "text", func(k *Key) any { return k.Secret.Prefix }},
+		{"last_four", "text", func(k *Key) any { return k.Secret.LastFour }},
+		{"scopes", "jsonb", func(k *Key) any { return document(k.Scopes, false) }},
+		{"resources", "jsonb", func(k *Key) any { return document(k.Resources, len(k.Resources) == 0) }},
+		{"metadata", "jsonb", func(k *Key) any { return document(k.Metadata, len(k.Metadata) == 0) }},
+		{"state", "text", func(k *Key) any { return string(k.State) }},
+		{"operator", "bool", func(k *Key) any { return k.Operator }},
+		{"created_by", "text", func(k *Key) any { return string(k.CreatedBy) }},
+		{"created_at", "timestamptz", func(k *Key) any { return k.CreatedAt }},
+		{"expires_at", "timestamptz", func(k *Key) any { return k.ExpiresAt }},
+		{"grace_expires_at", "timestamptz", func(k *Key) any { return k.GraceExpiresAt }},
+		{"revoked_at", "timestamptz", func(k *Key) any { return k.RevokedAt }},
+		{"revoked_reason", "text", func(k *Key) any { return k.RevokedReason }},
+		{"replaced_by_key_id", "text", func(k *Key) any { return (*string)(k.ReplacedBy) }},
+		{"rotation_id", "text", func(k *Key) any { return (*string)(k.RotationID) }},
+		{"rotation_interval_seconds", "int8", func(k *Key) any { return k.RotationIntervalSeconds }},
+		{"grace_seconds", "int8", func(k *Key) any { return k.GraceSeconds }},
+		{"next_rotation_at", "timestamptz", func(k *Key) any { return k.NextRotationAt }},
+		{"rotation_webhook_url", "text", func(k *Key) any { return k.WebhookURL }},
+		{"endpoint_id", "text", func(k *Key) any { return (*string)(k.EndpointID) }},
+	},
+}
+
+// keyColumns must match scanKey.
+const keyColumns = `id, lineage_id, generation, version, organization_id, project_id, environment_id, name, secret_digest,
+	key_prefix, last_four, scopes, resources, metadata, state, operator, created_by, created_at, expires_at,
+	grace_expires_at, revoked_at, revoked_reason, replaced_by_key_id, rotation_id, rotation_interval_seconds,
+	grace_seconds, next_rotation_at, rotation_webhook_url, endpoint_id`
+
+func scanKey(row pgx.CollectableRow) (*Key, error) {
+	var (
+		k                           Key
+		digest                      []byte
+		scopes, resources, metadata []byte
+	)
+	err := row.Scan(&k.ID, &k.LineageID, &k.Generation, &k.Version, &k.OrganizationID, &k.ProjectID, &k.EnvironmentID,
+		&k.Name, &digest, &k.Secret.Prefix, &k.Secret.LastFour, &scopes, &resources, &metadata, &k.State, &k.Operator,
+		&k.CreatedBy, &k.CreatedAt, &k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.RevokedReason, &k.ReplacedBy,
+		&k.RotationID, &k.RotationIntervalSeconds, &k.GraceSeconds, &k.NextRotationAt, &k.WebhookURL, &k.EndpointID)
+	if err != nil {
+		return nil, err
+	}
+	copy(k.Secret.Digest[:], digest)
+	k.Metadata = metadata
+	if err := json.Unmarshal(scopes, &k.Scopes); err != nil {
+		return nil, err
+	}
+	if resources != nil {
+		if err := json.Unmarshal(resources, &k.Resources); err != nil {
+			return nil, err
+		}
+	}
+	k.inUTC()
+	return &k, nil
+}
+
+// inUTC makes the times read the same on every machine.
+func (k *Key) inUTC() {
+	k.CreatedAt = k.CreatedAt.UTC()
+	for _, t := range []**time.Time{&k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.NextRotationAt} {
+		if *t != nil {
+			utc := (*t).UTC()
+			*t = &utc
+		}
+	}
+}
+
+// CreatedKey is the key that the first event of a lineage made.
+func CreatedKey(event domain.Event) *Key {
+	var l domain.Lineage
+	l.Apply(event)
+	return keyOf(&l, &l.Generations[0])
+}

@@ -1,0 +1,75 @@
+package projections
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+)
+
+const (
+	sqlInsertEndpointSecret = `INSERT INTO endpoint_secrets (endpoint_id, sealed, created_at) VALUES ($1, $2, $3)`
+	sqlEndpointSecrets      = `SELECT endpoint_id, sealed FROM endpoint_secrets WHERE endpoint_id = ANY($1)`
+	sqlInsertPendingSecret  = `INSERT INTO pending_secrets (rotation_id, key_id, sealed, created_at) VALUES ($1, $2, $3, $4)`
+	sqlPendingSecret        = `SELECT sealed FROM pending_secrets WHERE rotation_id = $1`
+	sqlWaitingRotation      = `SELECT id, endpoint_id FROM rotations WHERE lineage_id = $1 AND state IN ('delivering', 'stalled')`
+)
+
+// QueueEndpointSecret stores an endpoint's sealed signing secret together with the events of a batch.
+func QueueEndpointSecret(batch *pgx.Batch, id domain.EndpointID, sealed []byte, now time.Time) {
+	batch.Queue(sqlInsertEndpointSecret, id, sealed, now)
+}
+
+// QueuePendingSecret stores a new sealed secret until its rotation is acknowledged, together with the events of a batch.
+func QueuePendingSecret(batch *pgx.Batch, id domain.RotationID, key domain.KeyID, sealed []byte, now time.Time) {
+	batch.Queue(sqlInsertPendingSecret, id, key, sealed, now)
+}
+
+// EndpointSecrets returns the sealed signing secrets of endpoints.
+func (r *Reader) EndpointSecrets(ctx context.Context, ids []domain.EndpointID) (map[domain.EndpointID][]byte, error) {
+	type pair struct {
+		id     domain.EndpointID
+		sealed []byte
+	}
+	pairs, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (p pair, err error) {
+		return p, row.Scan(&p.id, &p.sealed)
+	}, sqlEndpointSecrets, ids)
+	found := make(map[domain.EndpointID][]byte, len(pairs))
+	for _, p := range pairs {
+		found[p.id] = p.sealed
+	}
+	return found, err
+}
+
+// PendingSecret returns the sealed secret that waits for a rotation, or nil once nothing waits any more.
+func (r *Reader) PendingSecret(ctx context.Context, id domain.RotationID) ([]byte, error) {
+	var sealed []byte
+	err := r.pool.QueryRow(ctx, sqlPendingSecret, id).Scan(&sealed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, unavailable(err)
+	}
+	return sealed, nil
+}
+
+// WaitingRotation returns the rotation of a lineage that has not been acknowledged, if there is one. An empty endpoint
+// means that the old key fetches its successor itself.
+func (r *Reader) WaitingRotation(ctx context.Context, id domain.LineageID) (rotation domain.RotationID, endpoint domain.EndpointID, err error) {
+	var to *domain.EndpointID
+	err = r.pool.QueryRow(ctx, sqlWaitingRotation, id).Scan(&rotation, &to)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", "", nil
+	}
+	if err != nil {
+		return "", "", unavailable(err)
+	}
+	if to != nil {
+		endpoint = *to
+	}
+	return rotation, endpoint, nil
+}
