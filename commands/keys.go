@@ -1,0 +1,176 @@
+package commands
+
+import (
+	"context"
+	"encoding/json"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/webhook"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// CreateKey asks for a new key.
+type CreateKey struct {
+	ProjectID               domain.ProjectID
+	EnvironmentID           domain.EnvironmentID // empty: the project's first
+	Name                    string
+	Scopes                  domain.Scopes // none: all that the caller holds
+	Resources               domain.Resources
+	ExpiresAt               *time.Time
+	RotationIntervalSeconds int64
+	GraceSeconds            *int64 // nil: an hour, or half the interval if that is shorter
+	WebhookURL              string
+	Metadata                json.RawMessage
+}
+
+// CreatedKey is a new key with what is shown only once.
+type CreatedKey struct {
+	Key           *projections.Key
+	Secret        domain.Secret
+	WebhookSecret webhook.Secret // zero without a webhook
+}
+
+// CreateKey makes a new lineage with its first key.
+func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey, error) {
+	var out CreatedKey
+	endpoint, err := s.newEndpoint(c.WebhookURL)
+	if err != nil {
+		return out, err
+	}
+	create := domain.CreateKey{
+		LineageID: newID[domain.LineageID](s, domain.PrefixLineage), KeyID: newID[domain.KeyID](s, domain.PrefixKey),
+		Environment: c.EnvironmentID, Caller: by.Caller, Mint: s.mint(&out.Secret), GraceSet: c.GraceSeconds != nil,
+		Settings: domain.Settings{
+			Name: c.Name, Scopes: c.Scopes, Resources: c.Resources, ExpiresAt: c.ExpiresAt,
+			RotationIntervalSeconds: c.RotationIntervalSeconds, EndpointID: endpoint.id, WebhookURL: c.WebhookURL,
+			Metadata: c.Metadata,
+		},
+	}
+	if c.GraceSeconds != nil {
+		create.Settings.GraceSeconds = *c.GraceSeconds
+	}
+	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
+		Reads: []string{string(c.ProjectID)}, Actor: by.actor(), RequestID: by.RequestID,
+		Decide: func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+			project, err := projectOf(view, by.Caller, c.ProjectID)
+			if err != nil {
+				return nil, err
+			}
+			return project.CreateKeyIn(create, s.cfg.Limits, now)
+		},
+		Attach: endpoint.attach,
+	})
+	if err != nil {
+		return CreatedKey{}, err
+	}
+	_, event, err := find[domain.Created](eventsOf(records))
+	out.Key, out.WebhookSecret = projections.CreatedKey(event), endpoint.secret
+	return out, err
+}
+
+// projectOf returns a project that the caller may make keys in: one of its organization, or for an operator, who sets up
+// organizations, any.
+func projectOf(view eventstore.View, caller domain.Caller, id domain.ProjectID) (*domain.Project, error) {
+	project, err := view.Project(id)
+	if err != nil || project.OrganizationID != caller.OrganizationID && !caller.Operator {
+		return nil, domain.NotFound("project").WithCause(err)
+	}
+	return project, nil
+}
+
+// newEndpoint is a webhook receiver that a command makes on the fly, with its signing secret.
+type newEndpoint struct {
+	id     domain.EndpointID
+	secret webhook.Secret
+	sealed []byte
+}
+
+// newEndpoint checks the address and makes a signing secret; without an address there is no endpoint.
+func (s *Service) newEndpoint(url string) (newEndpoint, error) {
+	if url == "" {
+		return newEndpoint{}, nil
+	}
+	if err := s.cfg.CheckURL(url); err != nil {
+		return newEndpoint{}, urlRefusal(err)
+	}
+	secret, err := webhook.NewSecret(s.cfg.Random)
+	if err != nil {
+		return newEndpoint{}, err
+	}
+	id := newID[domain.EndpointID](s, domain.PrefixEndpoint)
+	return newEndpoint{id: id, secret: secret, sealed: s.cfg.Sealer.Seal(endpointContext(id), []byte(secret.Reveal()))}, nil
+}
+
+// attach stores the sealed signing secret if the command did make the endpoint.
+func (n newEndpoint) attach(batch *pgx.Batch, events []domain.Event) error {
+	for _, e := range events {
+		if _, ok := e.Data.(domain.EndpointCreated); ok && e.StreamID == string(n.id) {
+			projections.QueueEndpointSecret(batch, n.id, n.sealed, e.OccurredAt)
+		}
+	}
+	return nil
+}
+
+// UpdateKey edits a key. It returns the signing secret of a new webhook receiver, if the edit made one.
+func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*projections.Key, webhook.Secret, error) {
+	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	if err != nil {
+		return nil, webhook.Secret{}, err
+	}
+	endpoint, err := s.newEndpoint(c.WebhookURL.Value)
+	if err != nil {
+		return nil, webhook.Secret{}, err
+	}
+	c.NewEndpointID, c.Caller = endpoint.id, by.Caller
+	records, err := s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.Update(c, s.cfg.Limits, now)
+	}, endpoint.attach)
+	if err != nil {
+		return nil, webhook.Secret{}, err
+	}
+	if _, _, err := find[domain.EndpointCreated](eventsOf(records)); err != nil {
+		endpoint.secret = webhook.Secret{}
+	}
+	key, err = s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	return key, endpoint.secret, err
+}
+
+// RevokeKey ends a key at once. Ending what has ended is fine.
+func (s *Service) RevokeKey(ctx context.Context, by By, id domain.KeyID, reason string) error {
+	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, id)
+	if err != nil {
+		return err
+	}
+	_, err = s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.Revoke(id, reason, now)
+	}, nil)
+	return err
+}
+
+// onLineage executes a command on one lineage.
+func (s *Service) onLineage(ctx context.Context, by By, id domain.LineageID,
+	decide func(*domain.Lineage, time.Time) ([]domain.Decided, error),
+	attach func(*pgx.Batch, []domain.Event) error,
+) ([]eventstore.Record, error) {
+	return s.cfg.Store.Execute(ctx, lineageCommand(by, id, decide, attach))
+}
+
+func lineageCommand(by By, id domain.LineageID,
+	decide func(*domain.Lineage, time.Time) ([]domain.Decided, error),
+	attach func(*pgx.Batch, []domain.Event) error,
+) eventstore.Command {
+	return eventstore.Command{
+		Writes: []string{string(id)}, Expected: by.Expected, Actor: by.actor(), RequestID: by.RequestID, Attach: attach,
+		Decide: func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+			l, err := view.Lineage(id)
+			if err != nil {
+				return nil, err
+			}
+			return decide(l, now)
+		},
+	}
+}

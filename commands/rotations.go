@@ -1,0 +1,184 @@
+package commands
+
+import (
+	"cmp"
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// RotateKey asks for the next generation of a key.
+type RotateKey struct {
+	KeyID     domain.KeyID
+	Grace     time.Duration
+	Supersede bool
+}
+
+// RotatedKey is the outcome of a rotation that was asked for, with the secret that is shown only once.
+type RotatedKey struct {
+	Rotated   domain.Rotated
+	ProjectID domain.ProjectID
+	Settings  domain.Settings
+	CreatedAt time.Time
+	Secret    domain.Secret
+}
+
+// RotateKey makes the next generation. Its answer acknowledges it: the old key has its grace from now.
+func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey, error) {
+	var out RotatedKey
+	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	if err != nil {
+		return out, err
+	}
+	rotate := domain.RotateKey{
+		KeyID: c.KeyID, NewKeyID: newID[domain.KeyID](s, domain.PrefixKey),
+		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerManual,
+		Grace: c.Grace, Supersede: c.Supersede, Caller: by.Caller, Mint: s.mint(&out.Secret),
+	}
+	records, err := s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		out.Settings, out.ProjectID = l.Settings, l.ProjectID
+		return l.Rotate(rotate, now)
+	}, nil)
+	if err != nil {
+		return RotatedKey{}, err
+	}
+	rotated, event, err := find[domain.Rotated](eventsOf(records))
+	out.Rotated, out.CreatedAt = rotated, event.OccurredAt
+	return out, err
+}
+
+// Sweep carries out work whose time has come, joined, and returns the outcome of each piece. What is not due any more
+// does nothing.
+func (s *Service) Sweep(ctx context.Context, due []projections.DueWork) []eventstore.Outcome {
+	by := System(domain.ActorSweep)
+	all := make([]eventstore.Command, len(due))
+	for i, d := range due {
+		switch d.Kind {
+		case domain.DueRotate:
+			all[i] = s.rotateDue(by, d)
+		case domain.DueGrace:
+			all[i] = lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+				return l.ExpireGrace(d.KeyID, now)
+			}, nil)
+		default:
+			all[i] = lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+				return l.Expire(now)
+			}, nil)
+		}
+	}
+	return s.cfg.Store.ExecuteAll(ctx, all)
+}
+
+// rotateDue is an interval rotation. Its secret is sealed in the transaction that makes it, to wait for delivery.
+func (s *Service) rotateDue(by By, d projections.DueWork) eventstore.Command {
+	var secret domain.Secret
+	rotate := domain.RotateKey{
+		KeyID: d.KeyID, NewKeyID: newID[domain.KeyID](s, domain.PrefixKey),
+		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerInterval,
+		Caller: by.Caller, Mint: s.mint(&secret),
+	}
+	return lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.Rotate(rotate, now)
+	}, func(batch *pgx.Batch, events []domain.Event) error {
+		rotated, event, err := find[domain.Rotated](events)
+		if err != nil {
+			return err
+		}
+		sealed := s.cfg.Sealer.Seal(rotationContext(rotated.RotationID), []byte(secret.Reveal()))
+		projections.QueuePendingSecret(batch, rotated.RotationID, rotated.KeyID, sealed, event.OccurredAt)
+		return nil
+	})
+}
+
+// Acknowledge records that the new secret of a rotation arrived; attach commits with it. It reports whether this was the
+// sign that counted.
+func (s *Service) Acknowledge(ctx context.Context, by By, lineage domain.LineageID, rotation domain.RotationID, level domain.AckLevel,
+	attach func(*pgx.Batch, []domain.Event) error,
+) (bool, error) {
+	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.Acknowledge(rotation, level, now)
+	}, attach)
+	return len(records) > 0, err
+}
+
+// Stall records that delivery is given up for now; attach commits with it. It reports whether the rotation did stall.
+func (s *Service) Stall(ctx context.Context, by By, lineage domain.LineageID, rotation domain.RotationID, reason string,
+	attach func(*pgx.Batch, []domain.Event) error,
+) (bool, error) {
+	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, _ time.Time) ([]domain.Decided, error) {
+		return l.Stall(rotation, reason)
+	}, attach)
+	return len(records) > 0, err
+}
+
+// FirstUse takes note that a key was used. The first use of a pending one proves that its secret arrived, which
+// acknowledges its rotation. It does not wait: the use is answered meanwhile, and if this is lost the next use tells again.
+func (s *Service) FirstUse(key *projections.Key) {
+	if key.State != domain.GenerationPending || key.RotationID == nil {
+		return
+	}
+	select {
+	case s.firstUse <- struct{}{}:
+	default:
+		return
+	}
+	go func() {
+		defer func() { <-s.firstUse }()
+		by := By{Caller: domain.System(), Actor: domain.Actor(key.ID)}
+		// An error is the store's and is logged there; that the rotation has ended meanwhile is no fault.
+		_, _ = s.Acknowledge(context.Background(), by, key.LineageID, *key.RotationID, domain.AckFirstUse, nil)
+	}()
+}
+
+// OpenPending returns the secret that waits for a rotation; a zero one once nothing waits any more.
+func (s *Service) OpenPending(ctx context.Context, rotation domain.RotationID) (domain.Secret, error) {
+	sealed, err := s.cfg.Reader.PendingSecret(ctx, rotation)
+	if err != nil || sealed == nil {
+		return domain.Secret{}, err
+	}
+	plaintext, err := s.cfg.Sealer.Open(rotationContext(rotation), sealed)
+	if err != nil {
+		return domain.Secret{}, err
+	}
+	secret, ok := domain.ParseSecret(string(plaintext))
+	if !ok {
+		return domain.Secret{}, domain.Refuse(domain.CodeInternal, "a sealed secret is not a key")
+	}
+	return secret, nil
+}
+
+// ClaimedKey is the successor that an old key fetched.
+type ClaimedKey struct {
+	Acknowledged domain.RotationAcknowledged
+	Secret       domain.Secret
+}
+
+// ClaimSuccessor hands the waiting secret of a lineage without a webhook to its active key, once: the claim acknowledges
+// the rotation, and whoever comes second finds nothing.
+func (s *Service) ClaimSuccessor(ctx context.Context, by By, presented *projections.Key) (ClaimedKey, error) {
+	none := domain.Refuse(domain.CodeNoRotation, "no successor waits for this key")
+	rotation, endpoint, err := s.cfg.Reader.WaitingRotation(ctx, presented.LineageID)
+	if err != nil || rotation == "" || endpoint != "" || presented.State != domain.GenerationActive {
+		return ClaimedKey{}, cmp.Or[error](err, none)
+	}
+	secret, err := s.OpenPending(ctx, rotation)
+	if err != nil || secret.IsZero() {
+		return ClaimedKey{}, cmp.Or[error](err, none)
+	}
+	records, err := s.onLineage(ctx, by, presented.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.Acknowledge(rotation, domain.AckClaim, now)
+	}, nil)
+	if err != nil {
+		return ClaimedKey{}, err
+	}
+	acknowledged, _, err := find[domain.RotationAcknowledged](eventsOf(records))
+	if err != nil {
+		return ClaimedKey{}, none
+	}
+	return ClaimedKey{Acknowledged: acknowledged, Secret: secret}, nil
+}
