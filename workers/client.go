@@ -1,0 +1,163 @@
+package workers
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/webhook"
+	"github.com/rekeyhq/rekey/migrations"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// Config says what the workers work with. All fields without "nil means" or "0 means" are required.
+type Config struct {
+	// Pool is for River and the delivery tables; it is of its own, so that jobs cannot starve commands or verifies.
+	Pool     *pgxpool.Pool
+	Store    *eventstore.Store
+	Reader   *projections.Reader
+	Commands *commands.Service
+	Sender   *webhook.Sender
+	Logger   *slog.Logger
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// SweepEvery is how often due work is looked for; 0 means a second.
+	SweepEvery time.Duration
+	// Concurrency is how many webhooks may be on their way at once; 0 means 64.
+	Concurrency int
+	// Retry gives the delay before the next attempt; nil means webhook.NextDelay with real jitter.
+	Retry func(attempts int, retryAfter time.Duration) (delay time.Duration, more bool)
+}
+
+// Names of River's queues. Sweeps have one of their own, so that slow receivers cannot delay rotations.
+const (
+	queueSweep   = "sweep"
+	queueDeliver = "deliver"
+)
+
+// Times that bound jobs. A job that outlives its lease is handed out again, so the lease is longer than the job.
+const (
+	sweepTimeout   = 50 * time.Second
+	deliverTimeout = 30 * time.Second
+	attemptLease   = 45 * time.Second
+	stuckAfter     = 2 * time.Minute
+)
+
+// Workers runs the jobs of one process.
+type Workers struct {
+	cfg    Config
+	client *river.Client[pgx.Tx]
+}
+
+// New returns the workers; Run starts them.
+func New(cfg Config) (*Workers, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	cfg.SweepEvery = cmp.Or(cfg.SweepEvery, time.Second)
+	cfg.Concurrency = cmp.Or(cfg.Concurrency, 64)
+	if cfg.Retry == nil {
+		cfg.Retry = func(attempts int, retryAfter time.Duration) (time.Duration, bool) {
+			return webhook.NextDelay(attempts, retryAfter, rand.Float64)
+		}
+	}
+	w := &Workers{cfg: cfg}
+	registry := river.NewWorkers()
+	river.AddWorker(registry, &sweepWorker{w: w})
+	river.AddWorker(registry, &deliverWorker{w: w})
+	river.AddWorker(registry, &maintainWorker{w: w})
+	client, err := river.NewClient(riverpgxv5.New(cfg.Pool), &river.Config{
+		Schema:  migrations.RiverSchema,
+		Logger:  slog.New(warningsOnly{cfg.Logger.Handler()}),
+		Workers: registry,
+		Queues: map[string]river.QueueConfig{
+			queueSweep:   {MaxWorkers: 2},
+			queueDeliver: {MaxWorkers: cfg.Concurrency},
+		},
+		// Every worker is idempotent and our tables hold the retries, so a job is tried once and stuck ones go soon.
+		MaxAttempts:                 1,
+		JobTimeout:                  deliverTimeout,
+		RescueStuckJobsAfter:        stuckAfter,
+		FetchCooldown:               10 * time.Millisecond,
+		FetchPollInterval:           200 * time.Millisecond,
+		CompletedJobRetentionPeriod: 10 * time.Minute,
+		CancelledJobRetentionPeriod: time.Hour,
+		DiscardedJobRetentionPeriod: 24 * time.Hour,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("make River client: %w", err)
+	}
+	w.client = client
+	return w, nil
+}
+
+// stopTimeout bounds how long a stop waits for jobs under way.
+const stopTimeout = 10 * time.Second
+
+// Run works until ctx ends, then lets jobs under way finish.
+func (w *Workers) Run(ctx context.Context) error {
+	if err := w.client.Start(context.WithoutCancel(ctx)); err != nil {
+		return fmt.Errorf("start River: %w", err)
+	}
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error { return w.tick(groupCtx) })
+	group.Go(func() error { return w.cfg.Store.Consume(groupCtx, w.fanOut()) })
+	err := group.Wait()
+	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+	defer cancel()
+	if stop := w.client.Stop(stopCtx); stop != nil && !errors.Is(stop, context.DeadlineExceeded) {
+		return errors.Join(err, fmt.Errorf("stop River: %w", stop))
+	}
+	if stopCtx.Err() != nil { // jobs that do not end are cut off; their leases hand them out again
+		cutCtx, cut := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
+		defer cut()
+		err = errors.Join(err, w.client.StopAndCancel(cutCtx))
+	}
+	return err
+}
+
+// tick asks for a sweep each interval. Every replica asks; River keeps one per interval, by its unique key. This needs no
+// leader, so sweeps go on at once after a crash.
+func (w *Workers) tick(ctx context.Context) error {
+	ticker := time.NewTicker(w.cfg.SweepEvery)
+	defer ticker.Stop()
+	for {
+		for _, args := range []river.JobArgs{sweepArgs{}, maintainArgs{}} {
+			if err := w.enqueue(ctx, args); err != nil && ctx.Err() == nil {
+				w.cfg.Logger.Error("a job could not be enqueued", "kind", args.Kind(), "error", err)
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+func (w *Workers) enqueue(ctx context.Context, args river.JobArgs) error {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	period := w.cfg.SweepEvery
+	if args.Kind() == (maintainArgs{}).Kind() {
+		period = maintainEvery
+	}
+	_, err := w.client.Insert(ctx, args, &river.InsertOpts{
+		Queue: queueSweep,
+		// In every state, also the finished ones: one job per period, whatever became of it.
+		UniqueOpts: river.UniqueOpts{ByPeriod: max(period, time.Second)},
+	})
+	return err
+}
