@@ -1,0 +1,261 @@
+package api
+
+import (
+	"context"
+	"fmt"
+	"net/url"
+	"time"
+
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// PageInput selects a page of a list. It is exported because huma fills embedded fields only then.
+type PageInput struct {
+	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"500"`
+	Cursor string `query:"cursor" maxLength:"64" doc:"From the Link header of the page before"`
+}
+
+// page asks for one more than the limit, which tells whether there is a next page.
+func (p PageInput) page() projections.Page {
+	return projections.Page{After: p.Cursor, Limit: p.Limit + 1}
+}
+
+// cut shortens a list to the limit and returns the link to the rest.
+func cut[T any](p PageInput, path string, list []T, id func(T) string, query url.Values) ([]T, string) {
+	if len(list) <= p.Limit {
+		return list, ""
+	}
+	list = list[:p.Limit]
+	query.Set("limit", fmt.Sprint(p.Limit))
+	return list, nextLink(path, id(list[len(list)-1]), query)
+}
+
+type organizationBody struct {
+	ID        domain.OrganizationID `json:"id"`
+	Name      string                `json:"name"`
+	CreatedAt time.Time             `json:"created_at"`
+}
+
+type listOrganizationsInput struct{ PageInput }
+
+type organizationsOutput struct {
+	Link string             `header:"Link"`
+	Body []organizationBody `nullable:"false"`
+}
+
+// listOrganizations shows an operator all organizations, and everybody else their own.
+func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInput) (*organizationsOutput, error) {
+	page := in.page()
+	if !caller(ctx).Operator {
+		page.ID = string(caller(ctx).OrganizationID)
+	}
+	found, err := s.cfg.Reader.Organizations(ctx, page)
+	if err != nil {
+		return nil, err
+	}
+	out := &organizationsOutput{Body: []organizationBody{}}
+	found, out.Link = cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
+	for _, o := range found {
+		out.Body = append(out.Body, organizationBody{o.ID, o.Name, o.CreatedAt})
+	}
+	return out, nil
+}
+
+type organizationPath struct {
+	ID domain.OrganizationID `path:"id" maxLength:"64"`
+}
+
+type organizationOutput struct{ Body organizationBody }
+
+func (s *server) getOrganization(ctx context.Context, in *organizationPath) (*organizationOutput, error) {
+	if !caller(ctx).Operator && in.ID != caller(ctx).OrganizationID {
+		return nil, domain.NotFound("organization")
+	}
+	found, err := s.cfg.Reader.Organizations(ctx, projections.Page{ID: string(in.ID), Limit: 1})
+	if err != nil || len(found) == 0 {
+		return nil, orNotFound(err, "organization")
+	}
+	return &organizationOutput{Body: organizationBody{found[0].ID, found[0].Name, found[0].CreatedAt}}, nil
+}
+
+func orNotFound(err error, what string) error {
+	if err != nil {
+		return err
+	}
+	return domain.NotFound(what)
+}
+
+type createOrganizationInput struct {
+	Body struct {
+		Name string `json:"name"`
+	}
+}
+
+type createdOrganizationOutput struct {
+	Status int
+	Body   struct {
+		organizationBody
+		ProjectID     domain.ProjectID     `json:"project_id" doc:"The project that was made with it"`
+		EnvironmentID domain.EnvironmentID `json:"environment_id"`
+		KeyID         domain.KeyID         `json:"key_id"`
+		Key           string               `json:"key" doc:"The organization's first key, with every right in it. It is shown only here"`
+	}
+}
+
+func (s *server) createOrganization(ctx context.Context, in *createOrganizationInput) (*createdOrganizationOutput, error) {
+	tenant, err := s.cfg.Commands.CreateOrganization(ctx, by(ctx), in.Body.Name)
+	if err != nil {
+		return nil, err
+	}
+	out := &createdOrganizationOutput{Status: 201}
+	out.Body.organizationBody = organizationBody{tenant.OrganizationID, tenant.Name, tenant.CreatedAt}
+	out.Body.ProjectID, out.Body.EnvironmentID = tenant.Key.ProjectID, tenant.Key.EnvironmentID
+	out.Body.KeyID, out.Body.Key = tenant.Key.ID, tenant.Secret.Reveal()
+	return out, nil
+}
+
+type projectBody struct {
+	ID             domain.ProjectID      `json:"id"`
+	OrganizationID domain.OrganizationID `json:"organization_id"`
+	Name           string                `json:"name"`
+	Brand          string                `json:"brand" doc:"Begins the secrets of the project"`
+	CreatedAt      time.Time             `json:"created_at"`
+}
+
+func bodyOfProject(p *projections.Project) projectBody {
+	return projectBody{p.ID, p.OrganizationID, p.Name, p.Brand, p.CreatedAt}
+}
+
+type listProjectsInput struct{ PageInput }
+
+type projectsOutput struct {
+	Link string        `header:"Link"`
+	Body []projectBody `nullable:"false"`
+}
+
+func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*projectsOutput, error) {
+	found, err := s.cfg.Reader.Projects(ctx, caller(ctx).OrganizationID, in.page())
+	if err != nil {
+		return nil, err
+	}
+	out := &projectsOutput{Body: []projectBody{}}
+	found, out.Link = cut(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{})
+	for _, p := range found {
+		out.Body = append(out.Body, bodyOfProject(p))
+	}
+	return out, nil
+}
+
+// project returns a project of an organization; a foreign one is not found, exactly like an unknown one.
+func (s *server) project(ctx context.Context, organization domain.OrganizationID, id domain.ProjectID) (*projections.Project, error) {
+	if !domain.ValidID(domain.PrefixProject, string(id)) {
+		return nil, domain.NotFound("project")
+	}
+	found, err := s.cfg.Reader.Projects(ctx, organization, projections.Page{ID: string(id), Limit: 1})
+	if err != nil || len(found) == 0 {
+		return nil, orNotFound(err, "project")
+	}
+	return found[0], nil
+}
+
+type projectPath struct {
+	ID domain.ProjectID `path:"id" maxLength:"64"`
+}
+
+type projectOutput struct {
+	Status int
+	Body   projectBody
+}
+
+func (s *server) getProject(ctx context.Context, in *projectPath) (*projectOutput, error) {
+	p, err := s.project(ctx, caller(ctx).OrganizationID, in.ID)
+	if err != nil {
+		return nil, err
+	}
+	return &projectOutput{Body: bodyOfProject(p)}, nil
+}
+
+type createProjectInput struct {
+	Body struct {
+		Name           string                `json:"name"`
+		Brand          string                `json:"brand,omitempty" doc:"1 to 24 of a-z, 0-9 and inner hyphens; default rk"`
+		OrganizationID domain.OrganizationID `json:"organization_id,omitempty" doc:"Default: the caller's. Only an operator may name another"`
+	}
+}
+
+func (s *server) createProject(ctx context.Context, in *createProjectInput) (*projectOutput, error) {
+	p, err := s.cfg.Commands.CreateProject(ctx, by(ctx), in.Body.OrganizationID, in.Body.Name, in.Body.Brand)
+	if err != nil {
+		return nil, err
+	}
+	return &projectOutput{Status: 201, Body: bodyOfProject(p)}, nil
+}
+
+type environmentBody struct {
+	ID             domain.EnvironmentID  `json:"id"`
+	OrganizationID domain.OrganizationID `json:"organization_id"`
+	ProjectID      domain.ProjectID      `json:"project_id"`
+	Name           string                `json:"name" doc:"Stands in the secrets of the environment"`
+	CreatedAt      time.Time             `json:"created_at"`
+}
+
+func bodyOfEnvironment(e *projections.Environment) environmentBody {
+	return environmentBody{e.ID, e.OrganizationID, e.ProjectID, e.Name, e.CreatedAt}
+}
+
+type listEnvironmentsInput struct {
+	PageInput
+	ProjectID domain.ProjectID `query:"project_id" maxLength:"64" doc:"Only of this project"`
+}
+
+type environmentsOutput struct {
+	Link string            `header:"Link"`
+	Body []environmentBody `nullable:"false"`
+}
+
+func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput) (*environmentsOutput, error) {
+	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, in.ProjectID, in.page())
+	if err != nil {
+		return nil, err
+	}
+	out := &environmentsOutput{Body: []environmentBody{}}
+	found, out.Link = cut(in.PageInput, "/v1/environments", found, func(e *projections.Environment) string { return string(e.ID) },
+		url.Values{"project_id": {string(in.ProjectID)}})
+	for _, e := range found {
+		out.Body = append(out.Body, bodyOfEnvironment(e))
+	}
+	return out, nil
+}
+
+type environmentPath struct {
+	ID domain.EnvironmentID `path:"id" maxLength:"64"`
+}
+
+type environmentOutput struct {
+	Status int
+	Body   environmentBody
+}
+
+func (s *server) getEnvironment(ctx context.Context, in *environmentPath) (*environmentOutput, error) {
+	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, "", projections.Page{ID: string(in.ID), Limit: 1})
+	if err != nil || len(found) == 0 {
+		return nil, orNotFound(err, "environment")
+	}
+	return &environmentOutput{Body: bodyOfEnvironment(found[0])}, nil
+}
+
+type createEnvironmentInput struct {
+	Body struct {
+		ProjectID domain.ProjectID `json:"project_id"`
+		Name      string           `json:"name" doc:"1 to 24 of a-z, 0-9 and inner hyphens"`
+	}
+}
+
+func (s *server) createEnvironment(ctx context.Context, in *createEnvironmentInput) (*environmentOutput, error) {
+	e, err := s.cfg.Commands.CreateEnvironment(ctx, by(ctx), in.Body.ProjectID, in.Body.Name)
+	if err != nil {
+		return nil, err
+	}
+	return &environmentOutput{Status: 201, Body: bodyOfEnvironment(e)}, nil
+}
