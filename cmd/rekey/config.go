@@ -1,0 +1,177 @@
+package main
+
+import (
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/netip"
+	"net/url"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/internal/seal"
+	"github.com/rekeyhq/rekey/internal/webhook"
+)
+
+// Config says how a process runs. It comes from the environment (fromEnv) or from a test.
+type Config struct {
+	// Dev runs an embedded Postgres and NATS where no URL names another, migrates, and allows webhooks to loopback.
+	Dev   bool
+	Roles []string // api, worker, relay
+
+	Addr        string
+	MetricsAddr string
+	DataDir     string // dev only
+	DatabaseURL string
+	NATSURL     string
+	NATSAddr    string // where the embedded server listens
+	RootKey     domain.Secret
+	MasterKey   []byte // nil in dev: kept in the data directory
+	// WebhookAllow lists networks that webhooks may reach beside the public internet.
+	WebhookAllow        []netip.Prefix
+	MinRotationInterval time.Duration
+
+	Logger *slog.Logger
+	Out    io.Writer // gets the ready line
+}
+
+// Roles of a process.
+const (
+	roleAPI    = "api"
+	roleWorker = "worker"
+	roleRelay  = "relay"
+)
+
+// setting is one environment variable; docs/configuration.md lists the same, and a test compares them.
+type setting struct{ name, byDefault, meaning string }
+
+var settings = []setting{
+	{"REKEY_ADDR", "127.0.0.1:8080", "where the API listens"},
+	{"REKEY_METRICS_ADDR", "127.0.0.1:9464", "where metrics and pprof listen"},
+	{"REKEY_DATA_DIR", ".rekey", "dev: Postgres cluster, JetStream store, master key"},
+	{"REKEY_DATABASE_URL", "", "Postgres; dev: the embedded one"},
+	{"REKEY_NATS_URL", "", "NATS; dev: the embedded one"},
+	{"REKEY_NATS_ADDR", "127.0.0.1:4222", "dev: where the embedded NATS listens"},
+	{"REKEY_ROOT_KEY", "", "first start: the root key to install; unset: made and printed once"},
+	{"REKEY_MASTER_KEY", "", "base64 of 32 bytes that seals what waits; dev: made in the data directory"},
+	{"REKEY_WEBHOOK_ALLOW", "", "networks (CIDRs, comma-separated) that webhooks may reach beside the public internet; dev: loopback"},
+	{"REKEY_MIN_ROTATION_INTERVAL", "", "shortest rotation interval; 1h, dev: 1s"},
+	{"REKEY_LOG_LEVEL", "info", "debug, info, warn or error"},
+	{"REKEY_POSTGRES_BIN", "", "dev: folder of the Postgres binaries"},
+}
+
+// configFromEnv reads the environment. Every fault names its variable and the remedy.
+func configFromEnv(dev bool, roles []string) (Config, error) {
+	env := map[string]string{}
+	for _, s := range settings {
+		env[s.name] = s.byDefault
+		if v := os.Getenv(s.name); v != "" {
+			env[s.name] = v
+		}
+	}
+	c := Config{
+		Dev: dev, Roles: roles, Addr: env["REKEY_ADDR"], MetricsAddr: env["REKEY_METRICS_ADDR"], DataDir: env["REKEY_DATA_DIR"],
+		DatabaseURL: env["REKEY_DATABASE_URL"], NATSURL: env["REKEY_NATS_URL"], NATSAddr: env["REKEY_NATS_ADDR"], Out: os.Stdout,
+	}
+	return c, errors.Join(c.readLogLevel(env), c.readKeys(env), c.readWebhooks(env), c.readInterval(env), c.validate())
+}
+
+func (c *Config) readLogLevel(env map[string]string) error {
+	var level slog.Level
+	if err := level.UnmarshalText([]byte(env["REKEY_LOG_LEVEL"])); err != nil {
+		return fmt.Errorf("REKEY_LOG_LEVEL is %q; use debug, info, warn or error", env["REKEY_LOG_LEVEL"])
+	}
+	c.Logger = slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: level}))
+	return nil
+}
+
+func (c *Config) readKeys(env map[string]string) (err error) {
+	if raw := env["REKEY_ROOT_KEY"]; raw != "" {
+		root, ok := domain.ParseSecret(raw)
+		if !ok {
+			return fmt.Errorf("REKEY_ROOT_KEY is not a key: use %d to %d printable characters without spaces, or leave it unset and one is made",
+				domain.MinSecretLength, domain.MaxSecretLength)
+		}
+		c.RootKey = root
+	}
+	if raw := env["REKEY_MASTER_KEY"]; raw != "" {
+		if c.MasterKey, err = seal.ParseKey(raw); err != nil {
+			return fmt.Errorf("REKEY_MASTER_KEY: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) readWebhooks(env map[string]string) (err error) {
+	if c.Dev {
+		c.WebhookAllow = webhook.LoopbackPrefixes()
+	}
+	if raw := env["REKEY_WEBHOOK_ALLOW"]; raw != "" {
+		if c.WebhookAllow, err = webhook.ParsePrefixes(raw); err != nil {
+			return fmt.Errorf("REKEY_WEBHOOK_ALLOW: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) readInterval(env map[string]string) (err error) {
+	c.MinRotationInterval = time.Hour
+	if c.Dev {
+		c.MinRotationInterval = time.Second
+	}
+	if raw := env["REKEY_MIN_ROTATION_INTERVAL"]; raw != "" {
+		if c.MinRotationInterval, err = time.ParseDuration(raw); err != nil || c.MinRotationInterval < time.Second {
+			return fmt.Errorf("REKEY_MIN_ROTATION_INTERVAL is %q; use a duration of at least 1s, such as 30m", raw)
+		}
+	}
+	return nil
+}
+
+// validate checks what only production needs.
+func (c *Config) validate() error {
+	if c.Dev {
+		return nil
+	}
+	var missing []error
+	if c.DatabaseURL == "" {
+		missing = append(missing, errors.New("REKEY_DATABASE_URL is not set; name a Postgres 15 to 18, or use `rekey dev`"))
+	}
+	if c.NATSURL == "" {
+		missing = append(missing, errors.New("REKEY_NATS_URL is not set; name a NATS with JetStream, or use `rekey dev`"))
+	}
+	if c.MasterKey == nil {
+		missing = append(missing, errors.New("REKEY_MASTER_KEY is not set; make one with `openssl rand -base64 32` and keep it safe"))
+	}
+	for _, role := range c.Roles {
+		if role != roleAPI && role != roleWorker && role != roleRelay {
+			missing = append(missing, fmt.Errorf("role %q is unknown; use api, worker, relay", role))
+		}
+	}
+	return errors.Join(missing...)
+}
+
+// summary is what the log may show of the configuration.
+func (c *Config) summary() slog.Attr {
+	return slog.Group("config",
+		"dev", c.Dev, "roles", strings.Join(c.Roles, ","), "addr", c.Addr, "metrics_addr", c.MetricsAddr, "data_dir", c.DataDir,
+		"database", redactURL(c.DatabaseURL), "nats", redactURL(c.NATSURL), "webhook_allow", fmt.Sprint(c.WebhookAllow),
+		"min_rotation_interval", c.MinRotationInterval.String())
+}
+
+// redactURL leaves only what helps to tell servers apart.
+func redactURL(raw string) string {
+	if raw == "" {
+		return "embedded"
+	}
+	u, err := url.Parse(raw)
+	if err != nil {
+		return "[redacted]"
+	}
+	return u.Scheme + "://" + u.Host + u.Path
+}
+
+func encodeMasterKey(key []byte) string { return base64.StdEncoding.EncodeToString(key) }

@@ -1,0 +1,25 @@
+// Command rekey issues, verifies, scopes, rotates and revokes API keys. `rekey dev` runs everything on this machine;
+// `rekey serve` runs a replica against a Postgres and a NATS of yours. See README.md.
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/signal"
+	"syscall"
+)
+
+// version is set by the build: -ldflags "-X main.version=v1.2.3".
+var version = "dev"
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	err := newRootCommand().ExecuteContext(ctx)
+	stop()
+	if err != nil && !errors.Is(err, context.Canceled) {
+		fmt.Fprintln(os.Stderr, "rekey:", err)
+		os.Exit(1)
+	}
+}

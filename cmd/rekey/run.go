@@ -1,0 +1,320 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/rekeyhq/rekey/api"
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/embedded"
+	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/seal"
+	"github.com/rekeyhq/rekey/internal/webhook"
+	"github.com/rekeyhq/rekey/migrations"
+	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/workers"
+)
+
+// process is one running rekey: what is built, in the order in which it is built. It is taken down in reverse.
+type process struct {
+	cfg     Config
+	metrics *metrics
+	down    []func() // in the order they were built
+
+	api, observe net.Listener
+	local        *local // what dev embeds; nil in production
+
+	pools    pools
+	store    *eventstore.Store
+	reader   *projections.Reader
+	verifier *projections.Verifier
+	commands *commands.Service
+	sender   *webhook.Sender
+	workers  *workers.Workers
+	relay    *workers.Relay
+	rootKey  domain.Secret // set if it was made by this start
+}
+
+// run builds a process, says that it is ready, serves until ctx ends or a part fails, and takes everything down again.
+func run(ctx context.Context, cfg Config) error {
+	p := &process{cfg: cfg, metrics: newMetrics()}
+	defer p.takeDown()
+	for _, step := range []func(context.Context) error{
+		p.listen, p.startLocal, p.checkSchema, p.connect, p.buildCore,
+	} {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return p.serve(ctx)
+}
+
+// takeDown ends what was built, last first.
+func (p *process) takeDown() {
+	for _, f := range slices.Backward(p.down) {
+		f()
+	}
+}
+
+func (p *process) has(role string) bool { return slices.Contains(p.cfg.Roles, role) }
+
+// listen takes the addresses first, so that a taken port is the first thing to be told.
+func (p *process) listen(ctx context.Context) error {
+	var err error
+	if p.observe, err = p.bind(ctx, p.cfg.MetricsAddr, "REKEY_METRICS_ADDR"); err != nil {
+		return err
+	}
+	if p.has(roleAPI) {
+		p.api, err = p.bind(ctx, p.cfg.Addr, "REKEY_ADDR")
+	}
+	return err
+}
+
+func (p *process) bind(ctx context.Context, addr, variable string) (net.Listener, error) {
+	var config net.ListenConfig
+	listener, err := config.Listen(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w; set %s to another address", addr, err, variable)
+	}
+	p.down = append(p.down, func() { _ = listener.Close() })
+	return listener, nil
+}
+
+// startLocal starts what dev embeds. From here on the configuration names the servers, wherever they run.
+func (p *process) startLocal(ctx context.Context) error {
+	if !p.cfg.Dev {
+		return nil
+	}
+	local, err := startLocal(ctx, &p.cfg)
+	if local != nil {
+		p.local = local
+		p.down = append(p.down, local.stop)
+	}
+	return err
+}
+
+// checkSchema migrates in dev; in production it refuses to run on an older schema.
+func (p *process) checkSchema(ctx context.Context) error {
+	if p.cfg.Dev {
+		return migrations.Up(ctx, p.cfg.DatabaseURL)
+	}
+	return migrations.Pending(ctx, p.cfg.DatabaseURL)
+}
+
+// pools are separate, so that no part can starve another: commands, lookups, and the work in the background.
+type pools struct{ commands, lookups, background *pgxpool.Pool }
+
+func (p *process) connect(ctx context.Context) (err error) {
+	for _, pool := range []struct {
+		into      **pgxpool.Pool
+		name      string
+		size      int32
+		statement time.Duration
+	}{
+		{&p.pools.commands, "commands", 4, 5 * time.Second},
+		{&p.pools.lookups, "lookups", 8, 5 * time.Second},
+		{&p.pools.background, "background", 24, 30 * time.Second},
+	} {
+		if *pool.into, err = openPool(ctx, p.cfg.DatabaseURL, pool.name, pool.size, pool.statement); err != nil {
+			return err
+		}
+		p.down = append(p.down, (*pool.into).Close)
+	}
+	return nil
+}
+
+// openPool returns connections with the service's rights only, whose statements, locks and idle transactions are bounded.
+func openPool(ctx context.Context, databaseURL, name string, size int32, statement time.Duration) (*pgxpool.Pool, error) {
+	config, err := pgxpool.ParseConfig(databaseURL)
+	if err != nil {
+		return nil, fmt.Errorf("read REKEY_DATABASE_URL: %w", err)
+	}
+	config.MaxConns = size
+	config.AfterConnect = migrations.AsRole
+	config.ConnConfig.ConnectTimeout = 3 * time.Second
+	for setting, value := range map[string]string{
+		"application_name":                    "rekey " + name,
+		"statement_timeout":                   fmt.Sprint(statement.Milliseconds()),
+		"lock_timeout":                        "2000",
+		"idle_in_transaction_session_timeout": "5000",
+		// Everything here is found by key. A plan made while a table was empty must not scan it once it is large.
+		"enable_seqscan": "off",
+	} {
+		config.ConnConfig.RuntimeParams[setting] = value
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, fmt.Errorf("open the pool for %s: %w", name, err)
+	}
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, fmt.Errorf("connect to Postgres: %w", err)
+	}
+	return pool, nil
+}
+
+// buildCore builds everything that serves requests and works by itself; nothing runs yet.
+func (p *process) buildCore(ctx context.Context) error {
+	sealer, err := seal.New(p.cfg.MasterKey)
+	if err != nil {
+		return err
+	}
+	guard, err := webhook.NewGuard(p.cfg.WebhookAllow, webhook.WithDeny(p.ownAddresses()...))
+	if err != nil {
+		return fmt.Errorf("build the webhook guard: %w", err)
+	}
+	p.store = eventstore.New(eventstore.Config{
+		Pool: p.pools.commands, Readers: p.pools.background, Projection: projections.ReadModel{}, Logger: p.cfg.Logger,
+		Observe: p.metrics.batch,
+	})
+	p.reader = projections.NewReader(p.pools.lookups)
+	p.verifier = projections.NewVerifier(p.reader, time.Now)
+	p.commands = commands.New(commands.Config{
+		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL,
+		Limits: domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval},
+	})
+	p.sender = webhook.NewSender(webhook.SenderConfig{Guard: guard, Version: version})
+	p.down = append(p.down, p.sender.Close)
+	if p.workers, err = workers.New(workers.Config{
+		Pool: p.pools.background, Store: p.store, Reader: p.reader, Commands: p.commands, Sender: p.sender, Logger: p.cfg.Logger,
+	}); err != nil {
+		return err
+	}
+	p.relay = workers.NewRelay(workers.RelayConfig{
+		Store: p.store, Connect: p.connectNATS, Logger: p.cfg.Logger,
+		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.commands, time.Now)},
+	})
+	if p.local != nil && p.local.nats != nil {
+		p.local.nats.SetAuthorize(p.authorizeSubscriber)
+	}
+	return nil
+}
+
+// connectNATS connects as rekey itself.
+func (p *process) connectNATS() (*nats.Conn, error) {
+	return nats.Connect(p.cfg.NATSURL, nats.Name("rekey relay"), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1),
+		nats.Timeout(3*time.Second))
+}
+
+// authorizeSubscriber lets holders of a key with events:read listen on the embedded NATS.
+func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedded.Grant, bool) {
+	key, err := p.verifier.Authenticate(ctx, token)
+	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) {
+		return embedded.Grant{}, false
+	}
+	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
+}
+
+// serve runs all parts until ctx ends or one fails. The store runs longest: the others still need it while they stop.
+func (p *process) serve(ctx context.Context) error {
+	storeCtx, stopStore := context.WithCancel(context.WithoutCancel(ctx))
+	storeDone := make(chan error, 1)
+	go func() { storeDone <- p.store.Run(storeCtx) }()
+	defer stopStore()
+
+	group, groupCtx := errgroup.WithContext(ctx)
+	group.Go(func() error {
+		select {
+		case <-groupCtx.Done():
+			return nil
+		case err := <-storeDone:
+			storeDone <- nil
+			return errors.Join(err, errors.New("the event store stopped"))
+		}
+	})
+	if err := p.setUp(groupCtx); err != nil {
+		stopStore()
+		return errors.Join(err, <-storeDone)
+	}
+	p.start(groupCtx, group)
+	if err := p.announce(); err != nil {
+		return err
+	}
+	err := group.Wait()
+	stopStore()
+	return errors.Join(err, <-storeDone)
+}
+
+// start starts the parts of this process's roles.
+func (p *process) start(ctx context.Context, group *errgroup.Group) {
+	p.metrics.watch(p)
+	serveHTTP(ctx, group, p.observe, p.metrics.handler())
+	if p.has(roleAPI) {
+		serveHTTP(ctx, group, p.api, p.handler())
+	}
+	if p.has(roleWorker) {
+		group.Go(func() error { return p.workers.Run(ctx) })
+	}
+	if p.has(roleRelay) {
+		group.Go(func() error { return p.relay.Run(ctx) })
+	}
+	if p.local != nil {
+		group.Go(func() error { return p.local.watch(ctx) })
+	}
+}
+
+func (p *process) handler() http.Handler {
+	return api.New(api.Config{
+		Commands: p.commands, Reader: p.reader, Verifier: p.verifier, Logger: p.cfg.Logger, Version: version,
+		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request,
+	})
+}
+
+// tail waits until the log moves past a position or ctx ends, and returns its head.
+func (p *process) tail(ctx context.Context, after int64) (int64, error) {
+	for {
+		head, err := p.store.Head(ctx, eventstore.Lifecycle)
+		if err != nil || head > after {
+			return head, err
+		}
+		if err := p.store.Wait(ctx, eventstore.Lifecycle, after); err != nil {
+			return head, err
+		}
+	}
+}
+
+// Times that bound a request; a slow or silent caller must not hold a connection for ever.
+const (
+	readTimeout  = 30 * time.Second
+	writeTimeout = 60 * time.Second
+	idleTimeout  = 2 * time.Minute
+	drainTimeout = 10 * time.Second
+)
+
+// serveHTTP serves until ctx ends, then lets requests under way finish.
+func serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	server := &http.Server{
+		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
+		BaseContext: func(net.Listener) context.Context { return base },
+	}
+	// Streams of events would outlast any patience: they end when the stop begins.
+	server.RegisterOnShutdown(cut)
+	group.Go(func() error {
+		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			return fmt.Errorf("serve %s: %w", listener.Addr(), err)
+		}
+		return nil
+	})
+	group.Go(func() error {
+		<-ctx.Done()
+		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
+		defer cancel()
+		defer cut()
+		if err := server.Shutdown(drain); err != nil {
+			_ = server.Close()
+		}
+		return nil
+	})
+}
