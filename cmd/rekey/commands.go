@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
@@ -20,7 +21,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newDevCommand(), newServeCommand(), newMigrateCommand(), newKeysCommand(), newEventsCommand(),
-		newWebhooksCommand(), newProjectionsCommand())
+		newWebhooksCommand(), newProjectionsCommand(), newBenchCommand(), newHealthCommand())
 	return root
 }
 
@@ -78,14 +79,19 @@ func newMigrateCommand() *cobra.Command {
 
 // operatorDatabaseURL is the database that an operator's command works on: the one named, or that of a running dev.
 func operatorDatabaseURL() (string, error) {
-	if u := os.Getenv("REKEY_DATABASE_URL"); u != "" {
-		return u, nil
-	}
 	dir := os.Getenv("REKEY_DATA_DIR")
 	if dir == "" {
 		dir = ".rekey"
 	}
-	raw, err := os.ReadFile(dir + "/env")
+	return envDatabaseURL(dir)
+}
+
+// envDatabaseURL is REKEY_DATABASE_URL, or the database of the dev that runs in a data directory.
+func envDatabaseURL(dir string) (string, error) {
+	if u := os.Getenv("REKEY_DATABASE_URL"); u != "" {
+		return u, nil
+	}
+	raw, err := os.ReadFile(filepath.Join(dir, "env"))
 	if err != nil {
 		return "", fmt.Errorf("REKEY_DATABASE_URL is not set, and there is no running `rekey dev` in %s", dir)
 	}

@@ -1,0 +1,127 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/rekeyhq/rekey/"
+
+// mayImport says which folders of the project a folder may import. Imports go one way; what is not listed is refused.
+var mayImport = map[string][]string{
+	"domain":                {},
+	"internal/seal":         {},
+	"internal/load":         {},
+	"internal/webhook":      {},
+	"migrations":            {},
+	"eventstore":            {"domain"},
+	"projections":           {"domain", "eventstore"},
+	"commands":              {"domain", "eventstore", "projections", "internal/seal", "internal/webhook"},
+	"api":                   {"domain", "eventstore", "projections", "commands"},
+	"workers":               {"domain", "eventstore", "projections", "commands", "migrations", "internal/webhook"},
+	"embedded":              {},
+	"migrations/dbtest":     {"migrations", "embedded"},
+	"cmd/rekey":             {"domain", "eventstore", "projections", "commands", "api", "workers", "migrations", "embedded", "internal/seal", "internal/webhook", "internal/load"},
+	"embedded/embeddedtest": {"embedded"},
+}
+
+// mayUse limits modules from outside to the folders that have a reason for them.
+var mayUse = map[string][]string{
+	"github.com/jackc/pgx/":           {"eventstore", "projections", "commands", "workers", "migrations", "migrations/dbtest", "embedded", "cmd/rekey"},
+	"github.com/riverqueue/river":     {"workers", "migrations"},
+	"github.com/nats-io/nats-server/": {"embedded"},
+	"github.com/nats-io/nats.go":      {"workers", "embedded", "cmd/rekey"},
+	"github.com/danielgtaylor/huma/":  {"api", "cmd/rekey"},
+	"github.com/go-chi/chi/":          {"api", "cmd/rekey"},
+	"github.com/spf13/cobra":          {"cmd/rekey"},
+	"github.com/prometheus/":          {"cmd/rekey"},
+	"github.com/pressly/goose/":       {"migrations"},
+	"code.dny.dev/ssrf":               {"internal/webhook"},
+	"github.com/cenkalti/backoff/":    {"eventstore", "workers", "cmd/rekey"},
+	"golang.org/x/sync":               {"workers", "cmd/rekey"},
+	"github.com/getkin/kin-openapi":   {},
+	"github.com/standard-webhooks/":   {},
+	"github.com/cloudevents/":         {},
+	"pgregory.net/rapid":              {},
+	"go.uber.org/goleak":              {},
+	"github.com/google/go-cmp/":       {},
+}
+
+type listedPackage struct {
+	ImportPath string
+	Imports    []string
+	Standard   bool
+}
+
+// TestImports keeps the folders' imports going one way, and modules where they have a reason.
+func TestImports(t *testing.T) {
+	t.Parallel()
+	for _, p := range listPackages(t) {
+		folder := strings.TrimPrefix(p.ImportPath, module)
+		allowed, known := mayImport[folder]
+		if !known {
+			t.Errorf("%s: a new folder; say in mayImport what it may import", folder)
+			continue
+		}
+		for _, imported := range p.Imports {
+			checkImport(t, folder, allowed, imported)
+		}
+	}
+}
+
+func checkImport(t *testing.T, folder string, allowed []string, imported string) {
+	t.Helper()
+	if own, ok := strings.CutPrefix(imported, module); ok {
+		if !slices.Contains(allowed, own) {
+			t.Errorf("%s imports %s, which is not its to import", folder, own)
+		}
+		return
+	}
+	first, _, _ := strings.Cut(imported, "/")
+	if !strings.Contains(first, ".") {
+		return // the standard library
+	}
+	if folder == "domain" {
+		t.Errorf("domain imports %s: only the standard library", imported)
+	}
+	for prefix, folders := range mayUse {
+		if strings.HasPrefix(imported, prefix) {
+			if !slices.Contains(folders, folder) {
+				t.Errorf("%s imports %s, which only %v may", folder, imported, folders)
+			}
+			return
+		}
+	}
+	t.Errorf("%s imports %s: a new module; say in mayUse who may use it and in docs/decisions.md why", folder, imported)
+}
+
+// listPackages asks go list for all packages, without their tests.
+func listPackages(t *testing.T) []listedPackage {
+	t.Helper()
+	command := exec.Command("go", "list", "-json=ImportPath,Imports,Standard", "./...")
+	command.Dir = "../.."
+	out, err := command.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var packages []listedPackage
+	decoder := json.NewDecoder(strings.NewReader(string(out)))
+	for {
+		var p listedPackage
+		if err := decoder.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		packages = append(packages, p)
+	}
+	if len(packages) < 10 {
+		t.Fatalf("go list found %d packages; the rules were not checked", len(packages))
+	}
+	return packages
+}
