@@ -44,6 +44,7 @@ var mayUse = map[string][]string{
 	"code.dny.dev/ssrf":               {"internal/webhook"},
 	"github.com/cenkalti/backoff/":    {"eventstore", "workers", "cmd/rekey"},
 	"golang.org/x/sync":               {"workers", "cmd/rekey"},
+	"github.com/nats-io/nuid":         {"workers"},
 	"github.com/getkin/kin-openapi":   {},
 	"github.com/standard-webhooks/":   {},
 	"github.com/cloudevents/":         {},

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -248,9 +249,9 @@ func (p *process) serve(ctx context.Context) error {
 // start starts the parts of this process's roles.
 func (p *process) start(ctx context.Context, group *errgroup.Group) {
 	p.metrics.watch(p)
-	serveHTTP(ctx, group, p.observe, p.metrics.handler())
+	serveHTTP(ctx, group, p.observe, p.metrics.handler(), p.cfg.Logger)
 	if p.has(roleAPI) {
-		serveHTTP(ctx, group, p.api, p.handler())
+		serveHTTP(ctx, group, p.api, p.handler(), p.cfg.Logger)
 	}
 	if p.has(roleWorker) {
 		group.Go(func() error { return p.workers.Run(ctx) })
@@ -292,12 +293,13 @@ const (
 )
 
 // serveHTTP serves until ctx ends, then lets requests under way finish.
-func serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler) {
+func serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler, logger *slog.Logger) {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	server := &http.Server{
 		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
+		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
 	}
 	// Streams of events would outlast any patience: they end when the stop begins.
 	server.RegisterOnShutdown(cut)

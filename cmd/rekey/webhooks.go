@@ -56,7 +56,7 @@ answered 401 and not shown.`,
 			handler := &listenHandler{receiver: newPrinter(cmd.OutOrStdout(), secrets), file: secretFile, logger: logger}
 			fmt.Fprintf(cmd.ErrOrStderr(), "listening on http://%s\n", listener.Addr())
 			group, ctx := errgroup.WithContext(cmd.Context())
-			serveHTTP(ctx, group, listener, handler)
+			serveHTTP(ctx, group, listener, handler, logger)
 			return group.Wait()
 		},
 	}
