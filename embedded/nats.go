@@ -179,9 +179,9 @@ func (n *NATS) URL() string {
 	return "nats://" + net.JoinHostPort(host, strconv.Itoa(addr.Port))
 }
 
-// serviceInbox is where answers to rekey's own requests go. Subscribers may listen to _INBOX.>, where the clients' default
-// is; what the service reads is not for their eyes.
-const serviceInbox = "_REKEY"
+// ServiceInbox is the prefix of the inboxes of rekey's own processes (nats.CustomInboxPrefix), wherever they connect from.
+// Subscribers may listen to _INBOX.>, where the clients' default is; what the service reads is not for their eyes.
+const ServiceInbox = "_REKEY"
 
 // Connect connects inside the process, with the service token. The connection never gives up and keeps nothing to be sent
 // later, so that a failed publish is seen at once. Options given here come last.
@@ -190,7 +190,7 @@ func (n *NATS) Connect(opts ...nats.Option) (*nats.Conn, error) {
 		nats.InProcessServer(n.server),
 		nats.Token(n.token),
 		nats.Name("rekey"),
-		nats.CustomInboxPrefix(serviceInbox),
+		nats.CustomInboxPrefix(ServiceInbox),
 		nats.MaxReconnects(-1),
 		nats.ReconnectBufSize(-1),
 	}

@@ -67,6 +67,7 @@ func (s *Store) transact(batch []*pending) (events int, err error) {
 		if err := s.commitDecided(ctx, conn, tx, decisions); err != nil {
 			return 0, err
 		}
+		s.recent.add(tx.records)
 		s.commit.fire()
 	}
 	for i, d := range decisions {

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"sync"
 	"time"
 
@@ -26,59 +27,116 @@ const (
 // Consumer is a checkpointed reader of the lifecycle lane whose effect is in the same database.
 type Consumer struct {
 	Name string
+	// Wants says whether a record has an effect; nil means that every one may have. Records without an effect cost no
+	// transaction.
+	Wants func(Record) bool
 	// Apply has its effect on tx; it commits together with the checkpoint. It is called with consecutive records.
 	Apply func(ctx context.Context, tx pgx.Tx, records []Record) error
 }
 
-const consumerBatch = 500
+const (
+	consumerBatch = 500
+	// consumerSave is how long the stored checkpoint may lag behind records without an effect.
+	consumerSave = time.Second
+)
+
+// consumption is where one run of a consumer stands. Records up to position have had their effect, or have none.
+type consumption struct {
+	Consumer
+	store    *Store
+	position int64 // -1: not read yet
+	saved    time.Time
+}
 
 // Consume applies the log to a consumer until ctx ends. Faults are retried for ever: a consumer never skips an event. A
-// GapError or an event this version cannot read is returned, because going on would be wrong.
+// GapError is returned, because going on would be wrong.
 func (s *Store) Consume(ctx context.Context, c Consumer) error {
 	retry := backoff.NewExponentialBackOff(
 		backoff.WithInitialInterval(100*time.Millisecond), backoff.WithMaxInterval(5*time.Second), backoff.WithMaxElapsedTime(0))
+	at := &consumption{Consumer: c, store: s, position: -1}
 	for ctx.Err() == nil {
-		position, moved, err := s.consumeOnce(ctx, c)
+		err := at.step(ctx)
 		switch {
-		case err == nil && !moved:
-			_ = s.Wait(ctx, Lifecycle, position) // ends early only with ctx, which the loop looks at
-			fallthrough
 		case err == nil:
 			retry.Reset()
 		case ctx.Err() != nil:
 		default:
-			if _, gap := errors.AsType[*GapError](err); gap || isInternal(err) {
+			if _, gap := errors.AsType[*GapError](err); gap {
 				return fmt.Errorf("consumer %s: %w", c.Name, err)
 			}
 			s.cfg.Logger.Error("a consumer could not go on", "consumer", c.Name, "error", err)
+			at.position = -1 // the outcome of a commit may be unknown: the stored checkpoint tells
 			sleep(ctx, retry.NextBackOff())
 		}
 	}
 	return nil
 }
 
-// consumeOnce applies one batch in one transaction. It reports where the consumer stands and whether it moved.
-func (s *Store) consumeOnce(ctx context.Context, c Consumer) (position int64, moved bool, err error) {
-	err = s.inTx(ctx, func(tx pgx.Tx) error {
-		if err := tx.QueryRow(ctx, sqlLockConsumer, c.Name).Scan(&position); errors.Is(err, pgx.ErrNoRows) {
-			moved = true // look again at once
-			_, err := tx.Exec(ctx, sqlEnsureConsumer, c.Name, Lifecycle)
+// step reads once and deals with what there is.
+func (c *consumption) step(ctx context.Context) error {
+	if c.position < 0 {
+		position, err := c.store.Checkpoint(ctx, c.Name)
+		if err != nil {
 			return err
-		} else if err != nil {
+		}
+		c.position = position
+	}
+	records, err := c.store.Read(ctx, Lifecycle, c.position, consumerBatch)
+	if err != nil {
+		return err
+	}
+	if len(records) == 0 {
+		_ = c.store.Wait(ctx, Lifecycle, c.position) // ends early only with ctx, which the loop looks at
+		return nil
+	}
+	if c.wantsAny(records) || time.Since(c.saved) >= consumerSave {
+		err = c.apply(ctx)
+	} else {
+		c.position = records[len(records)-1].Position
+	}
+	if err == nil && len(records) < consumerBatch {
+		sleep(ctx, c.store.cfg.Linger)
+	}
+	return err
+}
+
+func (c *consumption) wantsAny(records []Record) bool {
+	return c.Wants == nil || slices.ContainsFunc(records, c.Wants)
+}
+
+// apply applies one batch and moves the checkpoint in one transaction. The row lock makes one process at a time do so; if
+// another has gone further meanwhile, this one goes on from there.
+func (c *consumption) apply(ctx context.Context) error {
+	position := c.position
+	err := c.store.inTx(ctx, func(tx pgx.Tx) error {
+		var stored int64
+		err := tx.QueryRow(ctx, sqlLockConsumer, c.Name).Scan(&stored)
+		if errors.Is(err, pgx.ErrNoRows) {
+			_, err = tx.Exec(ctx, sqlEnsureConsumer, c.Name, Lifecycle)
+			return err // the next step finds it
+		}
+		if err != nil {
 			return fmt.Errorf("lock checkpoint: %w", err)
 		}
-		records, err := ReadLane(ctx, tx, Lifecycle, position, consumerBatch)
+		position = max(position, stored)
+		records, err := c.store.readFrom(ctx, tx, Lifecycle, position, consumerBatch)
 		if err != nil || len(records) == 0 {
 			return err
 		}
-		if err := c.Apply(ctx, tx, records); err != nil {
-			return fmt.Errorf("apply positions %d to %d: %w", records[0].Position, records[len(records)-1].Position, err)
+		if c.wantsAny(records) {
+			if err := c.Apply(ctx, tx, records); err != nil {
+				return fmt.Errorf("apply positions %d to %d: %w", records[0].Position, records[len(records)-1].Position, err)
+			}
 		}
-		position, moved = records[len(records)-1].Position, true
+		position = records[len(records)-1].Position
 		_, err = tx.Exec(ctx, sqlMoveConsumer, c.Name, position)
 		return err
 	})
-	return position, moved, err
+	if err != nil {
+		return err
+	}
+	c.position, c.saved = position, time.Now()
+	return nil
 }
 
 // Checkpoint returns where a consumer with an effect elsewhere has got to, 0 if it never began.

@@ -29,8 +29,8 @@ type Config struct {
 	Now func() time.Time
 	// Logger receives faults; nil means none are logged.
 	Logger *slog.Logger
-	// Writers is how many joined transactions may be under way at once; 0 means 2: while one waits for the disk, the next
-	// is decided.
+	// Writers is how many joined transactions may be under way at once; 0 means 1. A second one mostly takes commands of
+	// which the first could have made one larger transaction.
 	Writers int
 	// MaxBatch is how many commands one transaction may join; 0 means 256.
 	MaxBatch int
@@ -38,6 +38,9 @@ type Config struct {
 	MaxQueue int
 	// Poll is how often readers look for events of other processes; 0 means 50 ms.
 	Poll time.Duration
+	// Linger is how long a consumer that found little waits before it reads again, so that one transaction of its own
+	// covers many commits under load; 0 means 10 ms.
+	Linger time.Duration
 	// Observe, if not nil, is told of every joined transaction.
 	Observe func(commands, events int, took time.Duration, err error)
 }
@@ -47,6 +50,7 @@ type Store struct {
 	cfg    Config
 	queue  chan *pending
 	commit signal
+	recent recent
 
 	mu     sync.RWMutex // guards closed against a concurrent enqueue
 	closed bool
@@ -68,10 +72,11 @@ type Outcome struct {
 
 // New returns a Store. Commands wait until Run is started.
 func New(cfg Config) *Store {
-	cfg.Writers = cmp.Or(cfg.Writers, 2)
+	cfg.Writers = cmp.Or(cfg.Writers, 1)
 	cfg.MaxBatch = cmp.Or(cfg.MaxBatch, 256)
 	cfg.MaxQueue = cmp.Or(cfg.MaxQueue, 4096)
 	cfg.Poll = cmp.Or(cfg.Poll, 50*time.Millisecond)
+	cfg.Linger = cmp.Or(cfg.Linger, 10*time.Millisecond)
 	if cfg.Readers == nil {
 		cfg.Readers = cfg.Pool
 	}
@@ -233,9 +238,19 @@ func (s *Store) settle(batch []*pending) {
 	}
 }
 
-// Read returns up to limit records of a lane after a position and asserts that they are consecutive.
+// Read returns up to limit records of a lane after a position; they are consecutive, or it fails with a GapError.
 func (s *Store) Read(ctx context.Context, lane Lane, after int64, limit int) ([]Record, error) {
-	return ReadLane(ctx, s.cfg.Readers, lane, after, limit)
+	return s.readFrom(ctx, s.cfg.Readers, lane, after, limit)
+}
+
+// readFrom reads from memory where that reaches, else from the database.
+func (s *Store) readFrom(ctx context.Context, q Querier, lane Lane, after int64, limit int) ([]Record, error) {
+	if lane == Lifecycle {
+		if records, ok := s.recent.after(after, limit); ok {
+			return records, nil
+		}
+	}
+	return ReadLane(ctx, q, lane, after, limit)
 }
 
 // Head returns the last position of a lane.

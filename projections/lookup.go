@@ -11,25 +11,31 @@ import (
 // query of its own: what was committed before is seen.
 type lookup[K comparable, V any] struct {
 	fetch func(ctx context.Context, keys []K) (map[K]V, error)
-	// width is how many queries may be under way at once.
-	width int
+	// gather is how long a query waits for more reads to join it. It only waits while reads do come in company: a lonely
+	// read is never delayed.
+	gather time.Duration
 
 	mu      sync.Mutex
 	next    *round[K, V] // the round that reads join now; nil if none waits
-	running int
+	running bool         // a goroutine is at work on rounds
+	crowded bool         // the last round had company
 }
 
 // round is one query and those who wait for it.
 type round[K comparable, V any] struct {
 	keys  []K
 	seen  map[K]struct{}
+	reads int
 	done  chan struct{}
 	found map[K]V
 	err   error
 }
 
-// lookupTimeout bounds one query; a caller with a shorter patience leaves earlier.
-const lookupTimeout = 3 * time.Second
+const (
+	// lookupTimeout bounds one query; a caller with a shorter patience leaves earlier.
+	lookupTimeout = 3 * time.Second
+	lookupGather  = 400 * time.Microsecond
+)
 
 // get returns the value of a key, and whether there is one.
 func (l *lookup[K, V]) get(ctx context.Context, key K) (value V, ok bool, err error) {
@@ -43,7 +49,7 @@ func (l *lookup[K, V]) get(ctx context.Context, key K) (value V, ok bool, err er
 	return value, ok, r.err
 }
 
-// join adds the key to the round that has not begun yet, and begins it if a query may run.
+// join adds the key to the round that has not begun yet, and sees that somebody works on it.
 func (l *lookup[K, V]) join(key K) *round[K, V] {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -51,29 +57,46 @@ func (l *lookup[K, V]) join(key K) *round[K, V] {
 		l.next = &round[K, V]{seen: map[K]struct{}{}, done: make(chan struct{})}
 	}
 	r := l.next
+	r.reads++
 	if _, again := r.seen[key]; !again {
 		r.seen[key] = struct{}{}
 		r.keys = append(r.keys, key)
 	}
-	if l.running < l.width {
-		l.running++
-		l.next = nil
-		go l.run(r)
+	if !l.running {
+		l.running = true
+		go l.run(l.crowded)
 	}
 	return r
 }
 
 // run asks for one round after the other until nobody waits.
-func (l *lookup[K, V]) run(r *round[K, V]) {
-	for r != nil {
+func (l *lookup[K, V]) run(crowded bool) {
+	for {
+		if crowded {
+			time.Sleep(l.gather)
+		}
+		r := l.begin()
+		if r == nil {
+			return
+		}
 		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 		r.found, r.err = l.fetch(ctx, r.keys)
 		cancel()
 		close(r.done)
-		l.mu.Lock()
-		if r, l.next = l.next, nil; r == nil {
-			l.running--
-		}
-		l.mu.Unlock()
+		crowded = r.reads > 1
 	}
+}
+
+// begin closes the round to further reads. Without one the work is done.
+func (l *lookup[K, V]) begin() *round[K, V] {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	r := l.next
+	l.next = nil
+	if r == nil {
+		l.running = false
+		return nil
+	}
+	l.crowded = r.reads > 1
+	return r
 }

@@ -32,8 +32,8 @@ const (
 // NewReader returns a Reader on a pool of its own.
 func NewReader(pool *pgxpool.Pool) *Reader {
 	r := &Reader{pool: pool}
-	r.byDigest = &lookup[domain.Digest, *Key]{width: 2, fetch: r.fetchByDigest}
-	r.byID = &lookup[domain.KeyID, *Key]{width: 2, fetch: r.fetchByID}
+	r.byDigest = &lookup[domain.Digest, *Key]{gather: lookupGather, fetch: r.fetchByDigest}
+	r.byID = &lookup[domain.KeyID, *Key]{gather: lookupGather, fetch: r.fetchByID}
 	return r
 }
 

@@ -27,7 +27,11 @@ const sqlInsertDeliveries = `INSERT INTO webhook_deliveries (id, message_id, end
 // fanOut turns events into deliveries. The rows, their first jobs and the checkpoint commit together, so each event has
 // its deliveries exactly once: the log is the only outbox.
 func (w *Workers) fanOut() eventstore.Consumer {
-	return eventstore.Consumer{Name: fanOutName, Apply: w.applyFanOut}
+	return eventstore.Consumer{
+		Name:  fanOutName,
+		Wants: func(r eventstore.Record) bool { _, ok := announced(r); return ok },
+		Apply: w.applyFanOut,
+	}
 }
 
 func (w *Workers) applyFanOut(ctx context.Context, tx pgx.Tx, records []eventstore.Record) error {

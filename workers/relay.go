@@ -20,7 +20,8 @@ type RelayConfig struct {
 	Store *eventstore.Store
 	// Connect makes a connection, which the relay closes. It is called for each feed, and again after each fault. Its
 	// connections must not buffer while they are disconnected (nats.ReconnectBufSize(-1)), or a message could be sent
-	// after the relay has gone back to the stream's end.
+	// after the relay has gone back to the stream's end, and use an inbox that subscribers cannot listen to
+	// (embedded.ServiceInbox), since the ends of streams are read over it.
 	Connect func() (*nats.Conn, error)
 	Feeds   []Feed
 	// Logger gets faults, repairs and refusals to go on; nil means none are logged.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
 	"sync"
 	"time"
 
@@ -21,6 +20,8 @@ const (
 	// An idle feed looks this often whether the stream still ends where it left it: a server that lost its store while we
 	// were away too shortly to be disconnected, or a stream deleted by hand, is found out so.
 	relayProbe = 2 * time.Second
+	// relayLinger is how long a relay that found little waits before it reads again.
+	relayLinger = 25 * time.Millisecond
 	// Under load the checkpoint is saved this often instead of after each publish. It may lag: what counts at the next
 	// start is the end of the stream.
 	relayCheckpoint = 200 * time.Millisecond
@@ -191,70 +192,6 @@ func (s *relaySession) open(ctx context.Context) error {
 	return nil
 }
 
-// tail returns the position at which the stream ends, after it made sure that the log has the same there.
-func (s *relaySession) tail(ctx context.Context) (int64, error) {
-	info, err := s.stream.Info(ctx)
-	if err != nil {
-		return 0, fmt.Errorf("look at stream %s: %w", s.feed.Stream.Name, err)
-	}
-	s.sequence = info.State.LastSeq
-	if s.sequence == 0 {
-		return 0, nil
-	}
-	last, err := s.stream.GetMsg(ctx, s.sequence)
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return s.agedTail(ctx)
-	}
-	if err != nil {
-		return 0, fmt.Errorf("read the end of stream %s: %w", s.feed.Stream.Name, err)
-	}
-	position, err := strconv.ParseInt(last.Header.Get(positionHeader), 10, 64)
-	if err != nil || position < 1 {
-		return 0, halt("message %d was not published by the relay: it has no position", s.sequence)
-	}
-	if s.feed.Dense && uint64(position) != s.sequence {
-		return 0, halt("message %d is of position %d", s.sequence, position)
-	}
-	return position, s.compare(ctx, position, last.Header.Get(jetstream.MsgIDHeader))
-}
-
-// agedTail is the end of a stream whose last message is gone, by age: only the sequence is left of it.
-func (s *relaySession) agedTail(ctx context.Context) (int64, error) {
-	if !s.feed.Dense {
-		return s.saved, nil // no way to know better, and nothing is lost by what was relayed before
-	}
-	return int64(s.sequence), s.compare(ctx, int64(s.sequence), "")
-}
-
-// compare fails with a halt if the log does not have that message at that position. An empty id is not compared.
-func (s *relaySession) compare(ctx context.Context, position int64, id string) error {
-	records, err := s.cfg.Store.Read(ctx, eventstore.Lifecycle, position-1, 1)
-	if err != nil {
-		return err
-	}
-	if len(records) == 0 {
-		return halt("the stream ends with position %d, which the log does not have yet", position)
-	}
-	if want := string(records[0].ID); s.feed.Dense && id != "" && id != want {
-		return halt("message %d has the id %s, but position %d of the log is event %s", s.sequence, id, position, want)
-	}
-	return nil
-}
-
-// tellMove logs where the end of the stream and the checkpoint differ. A sparse stream ends before its checkpoint whenever
-// the last records gave no message.
-func (s *relaySession) tellMove() {
-	log := s.cfg.Logger.With("feed", s.feed.Name, "checkpoint", s.saved, "tail", s.position)
-	switch {
-	case s.position < s.saved && s.feed.Dense:
-		log.Warn("relay rewinds: the stream lost its end")
-	case s.position < s.saved:
-		log.Debug("relay reads again from the end of the stream")
-	case s.position > s.saved:
-		log.Info("relay moves forward: the stream is ahead of the checkpoint")
-	}
-}
-
 // relay copies the log until something fails.
 func (s *relaySession) relay(ctx context.Context) error {
 	for {
@@ -278,6 +215,9 @@ func (s *relaySession) relay(ctx context.Context) error {
 				return err
 			}
 		}
+		if len(records) < relayWindow { // under load one batch then covers many commits, and one sync of the disk
+			pause(ctx, relayLinger)
+		}
 	}
 }
 
@@ -290,7 +230,7 @@ func (s *relaySession) read(ctx context.Context) ([]eventstore.Record, error) {
 // idle is what happens when the log has been read to its end.
 func (s *relaySession) idle(ctx context.Context) error {
 	s.progress(s.position)
-	if s.position != s.saved {
+	if s.position != s.saved && time.Since(s.savedAt) >= relayCheckpoint {
 		if err := s.save(ctx); err != nil {
 			return err
 		}
@@ -312,22 +252,6 @@ func (s *relaySession) save(ctx context.Context) error {
 		return err
 	}
 	s.saved, s.savedAt = s.position, time.Now()
-	return nil
-}
-
-// probe makes sure that the stream still ends where this session left it.
-func (s *relaySession) probe(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, relayTimeout)
-	defer cancel()
-	info, err := s.stream.Info(ctx)
-	if err != nil {
-		return fmt.Errorf("look at stream %s: %w", s.feed.Stream.Name, err)
-	}
-	if info.State.LastSeq != s.sequence {
-		return fmt.Errorf("stream %s ends at %d, not at %d: somebody else changed it", s.feed.Stream.Name,
-			info.State.LastSeq, s.sequence)
-	}
-	s.probedAt = time.Now()
 	return nil
 }
 

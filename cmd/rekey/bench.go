@@ -54,6 +54,7 @@ type bench struct {
 	addr, key, project string
 	limitAddr          string
 	results            map[string]load.Result
+	cpu                map[string]time.Duration
 }
 
 // benchRows are what is measured, in the order of one round. The limit is measured before each of the others, so that a
@@ -83,6 +84,7 @@ func (b *bench) run(ctx context.Context) error {
 	}
 	defer limit.stop()
 	b.limitAddr, b.results = limit.listener.Addr().String(), map[string]load.Result{}
+	b.cpu = map[string]time.Duration{}
 	for range b.rounds {
 		if err := b.round(); err != nil {
 			return err
@@ -167,7 +169,9 @@ func (b *bench) measure(name, addr string, newWorker func() load.Worker) error {
 	for i := range workers {
 		workers[i] = newWorker()
 	}
+	before := cpuTime()
 	result, err := load.Run(addr, workers, b.span)
+	b.cpu[name] += cpuTime() - before
 	if err != nil {
 		return fmt.Errorf("measure %s: %w", name, err)
 	}
@@ -242,24 +246,26 @@ func (b *bench) report() error {
 		PerSec float64 `json:"requests_per_second"`
 		P50    float64 `json:"p50_ms"`
 		P99    float64 `json:"p99_ms"`
+		CPU    float64 `json:"cpu_us_per_request"`
 		Ratio  float64 `json:"ratio_to_limit"`
 	}
 	var rows []row
-	add := func(name string, r load.Result) {
-		rows = append(rows, row{name, r.Rate(), ms(r.Quantile(.5)), ms(r.Quantile(.99)), r.Rate() / limit})
+	add := func(name string, r load.Result, cpu time.Duration) {
+		perRequest := float64(cpu.Microseconds()) / float64(max(1, r.Requests))
+		rows = append(rows, row{name, r.Rate(), ms(r.Quantile(.5)), ms(r.Quantile(.99)), perRequest, r.Rate() / limit})
 	}
 	for _, name := range benchRows {
-		add(name, b.results[name])
+		add(name, b.results[name], b.cpu[name])
 	}
-	add("create+rotate+revoke", commands)
+	add("create+rotate+revoke", commands, b.cpu["create"]+b.cpu["rotate"]+b.cpu["revoke"])
 	if b.json {
 		return json.NewEncoder(b.out).Encode(rows)
 	}
 	fmt.Fprintf(b.out, "%d clients, %d rounds of %s each, interleaved; limit: one autocommit INSERT per request on the same HTTP server\n\n",
 		b.clients, b.rounds, b.span)
-	fmt.Fprintf(b.out, "%-22s %12s %10s %10s %8s\n", "", "requests/s", "p50 ms", "p99 ms", "ratio")
+	fmt.Fprintf(b.out, "%-22s %12s %10s %10s %10s %8s\n", "", "requests/s", "p50 ms", "p99 ms", "cpu us", "ratio")
 	for _, r := range rows {
-		fmt.Fprintf(b.out, "%-22s %12.0f %10.2f %10.2f %8.2f\n", r.Name, r.PerSec, r.P50, r.P99, r.Ratio)
+		fmt.Fprintf(b.out, "%-22s %12.0f %10.2f %10.2f %10.0f %8.2f\n", r.Name, r.PerSec, r.P50, r.P99, r.CPU, r.Ratio)
 	}
 	return nil
 }

@@ -204,7 +204,8 @@ func (p *process) buildCore(ctx context.Context) error {
 // connectNATS connects as rekey itself.
 func (p *process) connectNATS() (*nats.Conn, error) {
 	return nats.Connect(p.cfg.NATSURL, nats.Name("rekey relay"), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1),
-		nats.Timeout(3*time.Second))
+		// Answers to us carry events of every organization: they must not go where subscribers may listen.
+		nats.CustomInboxPrefix(embedded.ServiceInbox), nats.Timeout(3*time.Second))
 }
 
 // authorizeSubscriber lets holders of a key with events:read listen on the embedded NATS.
