@@ -11,7 +11,7 @@
 //	run            the folder of the unix socket, made anew at each start; a link to a short
 //	               folder below the temporary one where the path is too long for a socket
 //	password       of the superuser "rekey" over TCP, made once, mode 0600
-//	port           the last port on 127.0.0.1; taken again where it is free
+//	port           the last port on 127.0.0.1, taken again where it is free
 //	pg_hba.conf    who may connect, written at each start
 //	postgres.log   what the server writes; emptied at a start when above 10 MB
 //	lock           held by the process that uses the folder, as long as it lives
@@ -29,8 +29,8 @@
 //     never removed while a process works in the cluster.
 //   - One process per folder: a second start is refused with ErrPostgresInUse.
 //   - As root, the server runs as an unprivileged user, since Postgres refuses root. Folders made
-//     here can be entered by that user; a folder that was there before is never opened up, the start
-//     fails and names it instead.
+//     here (see MakeDir) can be entered by that user; one that was there before is never opened up, the
+//     start fails and names it instead.
 //   - Nobody but root and the server's user gets in over the socket, whose folder has mode 0700.
 //     Over TCP, on 127.0.0.1 only, the password is asked for.
 //

@@ -90,6 +90,7 @@ func (p *Postgres) run(ctx context.Context, ports func(int) (int, error)) error 
 	if err := os.WriteFile(p.portFile(), []byte(strconv.Itoa(p.port)+"\n"), 0o600); err != nil {
 		p.log.Warn("postgres port not remembered", "error", err)
 	}
+	p.log.Info("postgres started", "pid", p.PID(), "port", p.port, "folder", p.dir)
 	go p.watch()
 	return nil
 }

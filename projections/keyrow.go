@@ -86,7 +86,7 @@ func optional[T comparable](v T) *T {
 }
 
 // document encodes a value for a jsonb column; nothing stays NULL.
-func document(v any, empty bool) any {
+func document(v any, empty bool) *string {
 	if empty {
 		return nil
 	}
@@ -94,42 +94,43 @@ func document(v any, empty bool) any {
 	if err != nil { // a map or a list of strings always encodes
 		panic("projections: encode: " + err.Error())
 	}
-	return string(raw)
+	text := string(raw)
+	return &text
 }
 
 var keyTable = table[Key]{
 	name: "keys",
 	key:  []string{"id"},
 	columns: []column[Key]{
-		{"id", "text", func(k *Key) any { return string(k.ID) }},
-		{"lineage_id", "text", func(k *Key) any { return string(k.LineageID) }},
-		{"generation", "int4", func(k *Key) any { return int32(k.Generation) }},
-		{"version", "int8", func(k *Key) any { return k.Version }},
-		{"organization_id", "text", func(k *Key) any { return string(k.OrganizationID) }},
-		{"project_id", "text", func(k *Key) any { return string(k.ProjectID) }},
-		{"environment_id", "text", func(k *Key) any { return string(k.EnvironmentID) }},
-		{"name", "text", func(k *Key) any { return k.Name }},
-		{"secret_digest", "bytea", func(k *Key) any { return k.Secret.Digest[:] }},
-		{"key_prefix", "text", func(k *Key) any { return k.Secret.Prefix }},
-		{"last_four", "text", func(k *Key) any { return k.Secret.LastFour }},
-		{"scopes", "jsonb", func(k *Key) any { return document(k.Scopes, false) }},
-		{"resources", "jsonb", func(k *Key) any { return document(k.Resources, len(k.Resources) == 0) }},
-		{"metadata", "jsonb", func(k *Key) any { return document(k.Metadata, len(k.Metadata) == 0) }},
-		{"state", "text", func(k *Key) any { return string(k.State) }},
-		{"operator", "bool", func(k *Key) any { return k.Operator }},
-		{"created_by", "text", func(k *Key) any { return string(k.CreatedBy) }},
-		{"created_at", "timestamptz", func(k *Key) any { return k.CreatedAt }},
-		{"expires_at", "timestamptz", func(k *Key) any { return k.ExpiresAt }},
-		{"grace_expires_at", "timestamptz", func(k *Key) any { return k.GraceExpiresAt }},
-		{"revoked_at", "timestamptz", func(k *Key) any { return k.RevokedAt }},
-		{"revoked_reason", "text", func(k *Key) any { return k.RevokedReason }},
-		{"replaced_by_key_id", "text", func(k *Key) any { return (*string)(k.ReplacedBy) }},
-		{"rotation_id", "text", func(k *Key) any { return (*string)(k.RotationID) }},
-		{"rotation_interval_seconds", "int8", func(k *Key) any { return k.RotationIntervalSeconds }},
-		{"grace_seconds", "int8", func(k *Key) any { return k.GraceSeconds }},
-		{"next_rotation_at", "timestamptz", func(k *Key) any { return k.NextRotationAt }},
-		{"rotation_webhook_url", "text", func(k *Key) any { return k.WebhookURL }},
-		{"endpoint_id", "text", func(k *Key) any { return (*string)(k.EndpointID) }},
+		col("id", "text", func(k *Key) string { return string(k.ID) }),
+		col("lineage_id", "text", func(k *Key) string { return string(k.LineageID) }),
+		col("generation", "int4", func(k *Key) int32 { return int32(k.Generation) }),
+		col("version", "int8", func(k *Key) int64 { return k.Version }),
+		col("organization_id", "text", func(k *Key) string { return string(k.OrganizationID) }),
+		col("project_id", "text", func(k *Key) string { return string(k.ProjectID) }),
+		col("environment_id", "text", func(k *Key) string { return string(k.EnvironmentID) }),
+		col("name", "text", func(k *Key) string { return k.Name }),
+		col("secret_digest", "bytea", func(k *Key) []byte { return k.Secret.Digest[:] }),
+		col("key_prefix", "text", func(k *Key) string { return k.Secret.Prefix }),
+		col("last_four", "text", func(k *Key) string { return k.Secret.LastFour }),
+		col("scopes", "jsonb", func(k *Key) *string { return document(k.Scopes, false) }),
+		col("resources", "jsonb", func(k *Key) *string { return document(k.Resources, len(k.Resources) == 0) }),
+		col("metadata", "jsonb", func(k *Key) *string { return document(k.Metadata, len(k.Metadata) == 0) }),
+		col("state", "text", func(k *Key) string { return string(k.State) }),
+		col("operator", "bool", func(k *Key) bool { return k.Operator }),
+		col("created_by", "text", func(k *Key) string { return string(k.CreatedBy) }),
+		col("created_at", "timestamptz", func(k *Key) time.Time { return k.CreatedAt }),
+		col("expires_at", "timestamptz", func(k *Key) *time.Time { return k.ExpiresAt }),
+		col("grace_expires_at", "timestamptz", func(k *Key) *time.Time { return k.GraceExpiresAt }),
+		col("revoked_at", "timestamptz", func(k *Key) *time.Time { return k.RevokedAt }),
+		col("revoked_reason", "text", func(k *Key) *string { return k.RevokedReason }),
+		col("replaced_by_key_id", "text", func(k *Key) *string { return (*string)(k.ReplacedBy) }),
+		col("rotation_id", "text", func(k *Key) *string { return (*string)(k.RotationID) }),
+		col("rotation_interval_seconds", "int8", func(k *Key) *int64 { return k.RotationIntervalSeconds }),
+		col("grace_seconds", "int8", func(k *Key) int64 { return k.GraceSeconds }),
+		col("next_rotation_at", "timestamptz", func(k *Key) *time.Time { return k.NextRotationAt }),
+		col("rotation_webhook_url", "text", func(k *Key) *string { return k.WebhookURL }),
+		col("endpoint_id", "text", func(k *Key) *string { return (*string)(k.EndpointID) }),
 	},
 }
 

@@ -16,10 +16,10 @@ var dueTable = table[dueRow]{
 	name: "due_work",
 	key:  []string{"lineage_id", "kind", "key_id"},
 	columns: []column[dueRow]{
-		{"lineage_id", "text", func(r *dueRow) any { return string(r.LineageID) }},
-		{"kind", "text", func(r *dueRow) any { return string(r.Kind) }},
-		{"key_id", "text", func(r *dueRow) any { return string(r.KeyID) }},
-		{"due_at", "timestamptz", func(r *dueRow) any { return r.At }},
+		col("lineage_id", "text", func(r *dueRow) string { return string(r.LineageID) }),
+		col("kind", "text", func(r *dueRow) string { return string(r.Kind) }),
+		col("key_id", "text", func(r *dueRow) string { return string(r.KeyID) }),
+		col("due_at", "timestamptz", func(r *dueRow) time.Time { return r.At }),
 	},
 }
 
@@ -40,22 +40,22 @@ var rotationTable = table[rotationRow]{
 	name: "rotations",
 	key:  []string{"id"},
 	columns: []column[rotationRow]{
-		{"id", "text", func(r *rotationRow) any { return string(r.ID) }},
-		{"lineage_id", "text", func(r *rotationRow) any { return string(r.LineageID) }},
-		{"organization_id", "text", func(r *rotationRow) any { return string(r.OrganizationID) }},
-		{"project_id", "text", func(r *rotationRow) any { return string(r.ProjectID) }},
-		{"trigger", "text", func(r *rotationRow) any { return string(r.Trigger) }},
-		{"state", "text", func(r *rotationRow) any { return string(r.State) }},
-		{"from_key_id", "text", func(r *rotationRow) any { return string(r.FromKeyID) }},
-		{"to_key_id", "text", func(r *rotationRow) any { return string(r.ToKeyID) }},
-		{"generation", "int4", func(r *rotationRow) any { return int32(r.Generation) }},
-		{"grace_seconds", "int8", func(r *rotationRow) any { return r.GraceSeconds }},
-		{"endpoint_id", "text", func(r *rotationRow) any { return optional(string(r.EndpointID)) }},
-		{"started_at", "timestamptz", func(r *rotationRow) any { return r.StartedAt }},
-		{"acknowledged_at", "timestamptz", func(r *rotationRow) any { return r.AcknowledgedAt }},
-		{"ack_level", "text", func(r *rotationRow) any { return optional(string(r.AckLevel)) }},
-		{"ended_at", "timestamptz", func(r *rotationRow) any { return r.EndedAt }},
-		{"reason", "text", func(r *rotationRow) any { return optional(r.Reason) }},
+		col("id", "text", func(r *rotationRow) string { return string(r.ID) }),
+		col("lineage_id", "text", func(r *rotationRow) string { return string(r.LineageID) }),
+		col("organization_id", "text", func(r *rotationRow) string { return string(r.OrganizationID) }),
+		col("project_id", "text", func(r *rotationRow) string { return string(r.ProjectID) }),
+		col("trigger", "text", func(r *rotationRow) string { return string(r.Trigger) }),
+		col("state", "text", func(r *rotationRow) string { return string(r.State) }),
+		col("from_key_id", "text", func(r *rotationRow) string { return string(r.FromKeyID) }),
+		col("to_key_id", "text", func(r *rotationRow) string { return string(r.ToKeyID) }),
+		col("generation", "int4", func(r *rotationRow) int32 { return int32(r.Generation) }),
+		col("grace_seconds", "int8", func(r *rotationRow) int64 { return r.GraceSeconds }),
+		col("endpoint_id", "text", func(r *rotationRow) *string { return optional(string(r.EndpointID)) }),
+		col("started_at", "timestamptz", func(r *rotationRow) time.Time { return r.StartedAt }),
+		col("acknowledged_at", "timestamptz", func(r *rotationRow) *time.Time { return r.AcknowledgedAt }),
+		col("ack_level", "text", func(r *rotationRow) *string { return optional(string(r.AckLevel)) }),
+		col("ended_at", "timestamptz", func(r *rotationRow) *time.Time { return r.EndedAt }),
+		col("reason", "text", func(r *rotationRow) *string { return optional(r.Reason) }),
 	},
 }
 
@@ -70,9 +70,9 @@ var organizationTable = table[Organization]{
 	name: "organizations",
 	key:  []string{"id"},
 	columns: []column[Organization]{
-		{"id", "text", func(o *Organization) any { return string(o.ID) }},
-		{"name", "text", func(o *Organization) any { return o.Name }},
-		{"created_at", "timestamptz", func(o *Organization) any { return o.CreatedAt }},
+		col("id", "text", func(o *Organization) string { return string(o.ID) }),
+		col("name", "text", func(o *Organization) string { return o.Name }),
+		col("created_at", "timestamptz", func(o *Organization) time.Time { return o.CreatedAt }),
 	},
 }
 
@@ -89,11 +89,11 @@ var projectTable = table[Project]{
 	name: "projects",
 	key:  []string{"id"},
 	columns: []column[Project]{
-		{"id", "text", func(p *Project) any { return string(p.ID) }},
-		{"organization_id", "text", func(p *Project) any { return string(p.OrganizationID) }},
-		{"name", "text", func(p *Project) any { return p.Name }},
-		{"brand", "text", func(p *Project) any { return p.Brand }},
-		{"created_at", "timestamptz", func(p *Project) any { return p.CreatedAt }},
+		col("id", "text", func(p *Project) string { return string(p.ID) }),
+		col("organization_id", "text", func(p *Project) string { return string(p.OrganizationID) }),
+		col("name", "text", func(p *Project) string { return p.Name }),
+		col("brand", "text", func(p *Project) string { return p.Brand }),
+		col("created_at", "timestamptz", func(p *Project) time.Time { return p.CreatedAt }),
 	},
 }
 
@@ -110,11 +110,11 @@ var environmentTable = table[Environment]{
 	name: "environments",
 	key:  []string{"id"},
 	columns: []column[Environment]{
-		{"id", "text", func(e *Environment) any { return string(e.ID) }},
-		{"organization_id", "text", func(e *Environment) any { return string(e.OrganizationID) }},
-		{"project_id", "text", func(e *Environment) any { return string(e.ProjectID) }},
-		{"name", "text", func(e *Environment) any { return e.Name }},
-		{"created_at", "timestamptz", func(e *Environment) any { return e.CreatedAt }},
+		col("id", "text", func(e *Environment) string { return string(e.ID) }),
+		col("organization_id", "text", func(e *Environment) string { return string(e.OrganizationID) }),
+		col("project_id", "text", func(e *Environment) string { return string(e.ProjectID) }),
+		col("name", "text", func(e *Environment) string { return e.Name }),
+		col("created_at", "timestamptz", func(e *Environment) time.Time { return e.CreatedAt }),
 	},
 }
 
@@ -132,11 +132,11 @@ var endpointTable = table[endpointRow]{
 	name: "webhook_endpoints",
 	key:  []string{"id"},
 	columns: []column[endpointRow]{
-		{"id", "text", func(e *endpointRow) any { return string(e.ID) }},
-		{"organization_id", "text", func(e *endpointRow) any { return string(e.OrganizationID) }},
-		{"project_id", "text", func(e *endpointRow) any { return string(e.ProjectID) }},
-		{"lineage_id", "text", func(e *endpointRow) any { return optional(string(e.LineageID)) }},
-		{"url", "text", func(e *endpointRow) any { return e.URL }},
-		{"created_at", "timestamptz", func(e *endpointRow) any { return e.CreatedAt }},
+		col("id", "text", func(e *endpointRow) string { return string(e.ID) }),
+		col("organization_id", "text", func(e *endpointRow) string { return string(e.OrganizationID) }),
+		col("project_id", "text", func(e *endpointRow) string { return string(e.ProjectID) }),
+		col("lineage_id", "text", func(e *endpointRow) *string { return optional(string(e.LineageID)) }),
+		col("url", "text", func(e *endpointRow) string { return e.URL }),
+		col("created_at", "timestamptz", func(e *endpointRow) time.Time { return e.CreatedAt }),
 	},
 }

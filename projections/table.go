@@ -6,12 +6,29 @@ import (
 	"strings"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgtype"
 )
 
-// column is one column of a table and where its value comes from. kind is its SQL type.
+// column is one column of a table and where its values come from. kind is its SQL type.
 type column[R any] struct {
 	name, kind string
 	value      func(*R) any
+	array      func([]*R) any // of one type, which is encoded without reflection on each value
+}
+
+// col makes a column of values of one type.
+func col[R, V any](name, kind string, get func(*R) V) column[R] {
+	return column[R]{
+		name: name, kind: kind,
+		value: func(r *R) any { return get(r) },
+		array: func(rows []*R) any {
+			values := make(pgtype.FlatArray[V], len(rows))
+			for i, r := range rows {
+				values[i] = get(r)
+			}
+			return values
+		},
+	}
 }
 
 // table says once what is needed to write rows in bulk, to copy them and to compare them.
@@ -56,11 +73,7 @@ func (t table[R]) queue(batch *pgx.Batch, sql string, rows []*R) {
 	}
 	args := make([]any, len(t.columns))
 	for i, c := range t.columns {
-		values := make([]any, len(rows))
-		for j, r := range rows {
-			values[j] = c.value(r)
-		}
-		args[i] = values
+		args[i] = c.array(rows)
 	}
 	batch.Queue(sql, args...)
 }

@@ -31,8 +31,7 @@ func startLocal(ctx context.Context, cfg *Config) (*local, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the data directory: %w", err)
 	}
-	// Others may pass through to what is theirs (Postgres runs as a user of its own); nobody else may list it.
-	if err := os.MkdirAll(dir, 0o711); err != nil {
+	if err := embedded.MakeDir(dir); err != nil {
 		return nil, fmt.Errorf("make the data directory: %w; set REKEY_DATA_DIR to another", err)
 	}
 	if cfg.MasterKey == nil {

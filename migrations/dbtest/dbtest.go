@@ -12,8 +12,6 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"strconv"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -135,7 +133,7 @@ func startServer(ctx context.Context) error {
 		base = "/dev/shm"
 	}
 	sweep(base)
-	dir, err := os.MkdirTemp(base, dirPrefix+strconv.Itoa(os.Getpid())+"-")
+	dir, err := os.MkdirTemp(base, dirPrefix)
 	if err != nil {
 		return fmt.Errorf("make a folder for the test server: %w", err)
 	}
@@ -156,17 +154,24 @@ func startServer(ctx context.Context) error {
 	return nil
 }
 
-const dirPrefix = "rekey-test-"
+const dirPrefix = "rekey-tests-"
 
-// sweep removes the folders of test binaries that were killed.
+// sweep removes the folders of test binaries that were killed: those whose server lock nobody holds. A folder that has
+// no lock yet is being made, or is too old to be.
 func sweep(base string) {
 	dirs, _ := filepath.Glob(filepath.Join(base, dirPrefix+"*"))
 	for _, dir := range dirs {
-		owner, _, _ := strings.Cut(strings.TrimPrefix(filepath.Base(dir), dirPrefix), "-")
-		pid, err := strconv.Atoi(owner)
-		if err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH) {
+		lock, err := os.Open(filepath.Join(dir, "lock"))
+		if err != nil {
+			if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > time.Hour {
+				_ = os.RemoveAll(dir)
+			}
+			continue
+		}
+		if syscall.Flock(int(lock.Fd()), syscall.LOCK_EX|syscall.LOCK_NB) == nil {
 			_ = os.RemoveAll(dir)
 		}
+		_ = lock.Close()
 	}
 }
 
