@@ -42,9 +42,16 @@ func (c Caller) cutDown(s *Settings) {
 	}
 }
 
-// covers refuses to hand out what the caller does not hold (guarantee G8).
-func (c Caller) covers(s Settings) error {
+// covers refuses to hand out what the caller does not hold (guarantee G8). A key with the operator right is handed out
+// also by rotating it, or by naming another receiver for its rotations.
+func (c Caller) covers(s Settings, operator bool) error {
+	if operator && !c.Operator {
+		return escalation("operator", "is a right that your key does not hold", "use a key with the operator right")
+	}
 	if scope, missing := c.Scopes.Missing(s.Scopes); missing {
+		if len(scope) >= MinSecretLength { // long enough for a secret that was put there by mistake
+			scope = "one"
+		}
 		return escalation("scopes", fmt.Sprintf("include %s, which your key does not hold", scope), "name only scopes that your own key holds")
 	}
 	if !c.Resources.Covers(s.Resources) {

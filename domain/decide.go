@@ -36,7 +36,7 @@ func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Deci
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Caller.covers(settings); err != nil {
+	if err := c.Caller.covers(settings, c.Operator); err != nil {
 		return nil, err
 	}
 	secret, err := c.Mint(p.Brand, environment.Name)
@@ -84,36 +84,38 @@ func (s Settings) validate(limits Limits, now time.Time) (Settings, error) {
 		return s, err
 	}
 	if s.ExpiresAt != nil {
-		if !s.ExpiresAt.After(now) {
+		at := s.ExpiresAt.UTC().Truncate(time.Microsecond)
+		if !at.After(now) {
 			return s, InvalidField("expires_at", "is not in the future", "choose a later time, in RFC 3339 with an offset")
 		}
-		if s.ExpiresAt.Year() > 9999 {
+		if at.Year() > 9999 { // JSON has no form for it
 			return s, InvalidField("expires_at", "is too far away", "leave it out for a key that does not expire")
 		}
-		at := s.ExpiresAt.UTC().Truncate(time.Microsecond)
 		s.ExpiresAt = &at
 	}
 	return s, s.validateRotation(limits)
 }
 
 func (s Settings) validateRotation(limits Limits) error {
-	// Compared as seconds: a huge number would overflow a duration.
-	if s.GraceSeconds < 0 || s.GraceSeconds > int64(MaxGrace/time.Second) {
-		return InvalidField("grace_period_seconds", "is out of range", "choose 0 to 2592000 (30 days)")
-	}
-	if s.RotationIntervalSeconds == 0 {
-		return nil
-	}
-	least := int64(limits.MinRotationInterval / time.Second)
-	if s.RotationIntervalSeconds < max(1, least) || s.RotationIntervalSeconds > int64(MaxRotationInterval/time.Second) {
+	// Compared as seconds: a huge number would overflow a duration. The interval comes first, because the grace may be
+	// one that was derived from it.
+	interval, least := s.RotationIntervalSeconds, max(1, int64(limits.MinRotationInterval/time.Second))
+	if interval != 0 && (interval < least || interval > int64(MaxRotationInterval/time.Second)) {
 		return InvalidField("rotation_interval_seconds", "is out of range",
-			fmt.Sprintf("choose at least %d seconds (REKEY_MIN_ROTATION_INTERVAL) and at most ten years", max(1, least)))
+			fmt.Sprintf("choose at least %d seconds (REKEY_MIN_ROTATION_INTERVAL) and at most ten years", least))
 	}
-	if s.GraceSeconds >= s.RotationIntervalSeconds {
+	if s.GraceSeconds < 0 || s.GraceSeconds > int64(MaxGrace/time.Second) {
+		return graceOutOfRange()
+	}
+	if interval != 0 && s.GraceSeconds >= interval {
 		return InvalidField("grace_period_seconds", "is not shorter than the rotation interval",
 			"choose less than the interval, or leave it out")
 	}
 	return nil
+}
+
+func graceOutOfRange() *Error {
+	return InvalidField("grace_period_seconds", "is out of range", "choose 0 to 2592000 (30 days)")
 }
 
 // RotateKey asks for the next generation.
@@ -135,10 +137,13 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	if c.Trigger == TriggerInterval && !l.rotationDue(now) {
 		return nil, nil
 	}
+	if c.Grace < 0 || c.Grace > MaxGrace {
+		return nil, graceOutOfRange()
+	}
 	if active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
 		return nil, l.notActive(c.KeyID)
 	}
-	if err := c.Caller.covers(l.Settings); err != nil {
+	if err := c.Caller.covers(l.Settings, l.Operator); err != nil {
 		return nil, err
 	}
 	cancelled, err := l.supersede(c)
@@ -147,7 +152,7 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	}
 	if free := l.graceFreeAt(); c.Grace > 0 && free.After(now) {
 		return nil, Refuse(CodeTooManyInGrace, "%d older generations are still in grace", MaxInGrace).
-			With("possible_at", free.Format(time.RFC3339))
+			With("possible_at", free.Format(time.RFC3339Nano))
 	}
 	secret, err := c.Mint(l.Brand, l.Environment)
 	if err != nil {

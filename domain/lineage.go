@@ -159,6 +159,12 @@ func (l *Lineage) applyUpdated(e Event, d Updated) {
 		l.Anchor = e.OccurredAt
 	}
 	l.Settings, l.NextRotationAt = d.Settings, d.NextRotationAt
+	for i := range l.Generations { // a grace promised beyond a life that is now shorter ends with it
+		g := &l.Generations[i]
+		if g.GraceExpiresAt != nil && d.ExpiresAt != nil && d.ExpiresAt.Before(*g.GraceExpiresAt) {
+			g.GraceExpiresAt = d.ExpiresAt
+		}
+	}
 }
 
 func (l *Lineage) applyRotated(e Event, d Rotated) {
@@ -186,7 +192,7 @@ func (l *Lineage) acknowledge(id RotationID, level AckLevel, at, graceExpiresAt 
 	if r == nil {
 		return
 	}
-	r.State, r.AcknowledgedAt, r.AckLevel = RotationOverlap, &at, level
+	r.State, r.AcknowledgedAt, r.AckLevel, r.Reason = RotationOverlap, &at, level, ""
 	if g := l.Generation(r.ToKeyID); g != nil {
 		g.State = GenerationActive
 	}

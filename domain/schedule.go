@@ -2,6 +2,7 @@ package domain
 
 import (
 	"hash/fnv"
+	"slices"
 	"time"
 )
 
@@ -34,7 +35,8 @@ func nextSlot(id LineageID, anchor time.Time, interval time.Duration, now time.T
 	return anchor.Add(time.Duration(slot)*interval + shift).Truncate(time.Microsecond)
 }
 
-// phase is a stable share of up to a tenth of the interval, at most a day.
+// phase is a stable share of up to a tenth of the interval, at most a day. It is in whole microseconds, as stored times
+// are: else a sweep at the very instant of a slot would still see that slot before it, and rotate twice.
 func phase(id LineageID, interval time.Duration) time.Duration {
 	h := fnv.New64a()
 	_, _ = h.Write([]byte(id)) // a hash never fails to write
@@ -42,7 +44,7 @@ func phase(id LineageID, interval time.Duration) time.Duration {
 	if span == 0 {
 		return 0
 	}
-	return time.Duration(mix(h.Sum64()) % span)
+	return time.Duration(mix(h.Sum64()) % span).Truncate(time.Microsecond)
 }
 
 // mix spreads the bits of the hash, because ids made in one millisecond differ in few of them.
@@ -106,20 +108,18 @@ func (l *Lineage) Due() []Due {
 	return due
 }
 
-// graceFreeAt is when another generation may enter grace: the zero time if at once, else the earliest deadline.
+// graceFreeAt is when another generation may enter grace: the zero time if at once, else the deadline after which fewer
+// than MaxInGrace are left. Graces that have run out unrecorded count too, so it need not be the earliest deadline.
 func (l *Lineage) graceFreeAt() time.Time {
-	var earliest time.Time
-	count := 0
+	var ends []time.Time
 	for _, g := range l.Generations {
-		if g.State != GenerationGrace || g.GraceExpiresAt == nil {
-			continue
-		}
-		if count++; earliest.IsZero() || g.GraceExpiresAt.Before(earliest) {
-			earliest = *g.GraceExpiresAt
+		if g.State == GenerationGrace && g.GraceExpiresAt != nil {
+			ends = append(ends, *g.GraceExpiresAt)
 		}
 	}
-	if count < MaxInGrace {
+	if len(ends) < MaxInGrace {
 		return time.Time{}
 	}
-	return earliest
+	slices.SortFunc(ends, time.Time.Compare)
+	return ends[len(ends)-MaxInGrace]
 }

@@ -32,7 +32,10 @@ const (
 const redacted = "[redacted]"
 
 // Secret is the plaintext of a key. Only Reveal returns it; every other way of printing shows [redacted].
-type Secret struct{ value string }
+//
+// The text lies behind a pointer, because package fmt asks no method of a value in an unexported field, or under a verb
+// that it refuses (%p, %w): it then prints what the value is made of, and that must be an address, not the secret.
+type Secret struct{ value *string }
 
 // MintSecret makes a new secret. A nil source means crypto/rand.
 func MintSecret(source io.Reader, brand, environment string) (Secret, error) {
@@ -44,7 +47,8 @@ func MintSecret(source io.Reader, brand, environment string) (Secret, error) {
 		return Secret{}, fmt.Errorf("read randomness: %w", err)
 	}
 	head := brand + "_" + environment + "_" + body
-	return Secret{head + checksum(head)}, nil
+	value := head + checksum(head)
+	return Secret{&value}, nil
 }
 
 // randomBase62 draws uniformly: six bits at a time, and values above the alphabet are thrown away, not folded.
@@ -80,18 +84,22 @@ func checksum(s string) string {
 // characters, and text in our own form whose checksum is wrong. Text in another form is let through, because keys of
 // other systems can be installed.
 func ParseSecret(s string) (Secret, bool) {
-	if len(s) < MinSecretLength || len(s) > MaxSecretLength {
+	if !plausible(s) {
 		return Secret{}, false
+	}
+	return Secret{&s}, true // so short that it is inlined, and then the pointer costs no allocation
+}
+
+func plausible(s string) bool {
+	if len(s) < MinSecretLength || len(s) > MaxSecretLength {
+		return false
 	}
 	for i := range len(s) {
 		if s[i] <= ' ' || s[i] >= 0x7f {
-			return Secret{}, false
+			return false
 		}
 	}
-	if isOurForm(s) && checksum(s[:len(s)-secretChecksumLength]) != s[len(s)-secretChecksumLength:] {
-		return Secret{}, false
-	}
-	return Secret{s}, true
+	return !isOurForm(s) || checksum(s[:len(s)-secretChecksumLength]) == s[len(s)-secretChecksumLength:]
 }
 
 // isOurForm reports whether s has the exact form that MintSecret gives.
@@ -113,25 +121,34 @@ func isOurForm(s string) bool {
 }
 
 // IsZero reports whether there is no secret.
-func (s Secret) IsZero() bool { return s.value == "" }
+func (s Secret) IsZero() bool { return s.value == nil }
 
 // Reveal returns the plaintext, for the answer to its owner and for sealing. Nothing else may call it.
-func (s Secret) Reveal() string { return s.value }
+func (s Secret) Reveal() string {
+	if s.value == nil {
+		return ""
+	}
+	return *s.value
+}
 
 // Digest is the SHA-256 of the secret, the only form that is stored.
-func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s.value)) }
+func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s.Reveal())) }
 
 // Prefix is the part that may be shown: brand, environment and four random characters; of a secret in another form the
 // first eight characters.
 func (s Secret) Prefix() string {
-	if isOurForm(s.value) {
-		return s.value[:len(s.value)-secretTailLength+4]
+	value := s.Reveal()
+	if isOurForm(value) {
+		return value[:len(value)-secretTailLength+4]
 	}
-	return s.value[:8]
+	return value[:8]
 }
 
 // LastFour is the other part that may be shown.
-func (s Secret) LastFour() string { return s.value[len(s.value)-4:] }
+func (s Secret) LastFour() string {
+	value := s.Reveal()
+	return value[len(value)-4:]
+}
 
 // String redacts.
 func (s Secret) String() string { return redacted }

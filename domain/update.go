@@ -52,7 +52,7 @@ func (l *Lineage) Update(c UpdateKey, limits Limits, now time.Time) ([]Decided, 
 	if len(changed) == 0 {
 		return nil, nil
 	}
-	if err := c.Caller.covers(wanted); err != nil {
+	if err := c.Caller.covers(wanted, l.Operator); err != nil {
 		return nil, err
 	}
 	updated := Updated{Changed: changed, Settings: wanted, NextRotationAt: l.NextRotationAt}

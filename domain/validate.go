@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
-	"math"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
@@ -20,6 +20,7 @@ const (
 	maxResourceLength = 256
 	maxSlugLength     = 24
 	maxReasonLength   = 500
+	maxNumberExponent = 1000
 )
 
 // validateName accepts what a person can read in a list: not empty, not huge, no control characters.
@@ -102,12 +103,15 @@ func validateMetadata(field string, raw json.RawMessage) (json.RawMessage, error
 		return nil, nil
 	}
 	if len(raw) > MaxMetadataBytes {
-		return nil, InvalidField(field, fmt.Sprintf("is larger than %d bytes", MaxMetadataBytes), "keep large data elsewhere and store a reference")
+		return nil, metadataTooLarge(field)
+	}
+	if !utf8.Valid(raw) { // the decoder would replace it in silence
+		return nil, InvalidField(field, "contains invalid UTF-8", "send UTF-8 text")
 	}
 	decoder := json.NewDecoder(bytes.NewReader(raw))
 	decoder.UseNumber()
 	var object map[string]any
-	if err := decoder.Decode(&object); err != nil {
+	if err := decoder.Decode(&object); err != nil || !json.Valid(raw) { // the decoder stops after the first value
 		return nil, InvalidField(field, "is not a JSON object", `send an object such as {"team":"billing"}`)
 	}
 	if problem := storableJSON(object, 0); problem != "" {
@@ -120,7 +124,14 @@ func validateMetadata(field string, raw json.RawMessage) (json.RawMessage, error
 	if err != nil {
 		return nil, fmt.Errorf("encode metadata: %w", err)
 	}
+	if len(canonical) > MaxMetadataBytes { // < > & grow to six bytes; what is stored must pass again at the next edit
+		return nil, metadataTooLarge(field)
+	}
 	return canonical, nil
+}
+
+func metadataTooLarge(field string) *Error {
+	return InvalidField(field, fmt.Sprintf("is larger than %d bytes", MaxMetadataBytes), "keep large data elsewhere and store a reference")
 }
 
 // storableJSON names what is wrong with a decoded value, or returns nothing.
@@ -134,7 +145,7 @@ func storableJSON(value any, depth int) string {
 			return "contains a NUL character"
 		}
 	case json.Number:
-		if f, err := v.Float64(); err != nil || math.IsInf(f, 0) {
+		if !storableNumber(v) {
 			return "contains a number out of range"
 		}
 	case []any:
@@ -154,4 +165,18 @@ func storableJSON(value any, depth int) string {
 		}
 	}
 	return ""
+}
+
+// storableNumber bounds a number by the range of a double, and its exponent by the digits that a Postgres numeric keeps
+// behind the point: it has no room for 1e-20000, nor for 0e-20000.
+func storableNumber(n json.Number) bool {
+	if _, err := n.Float64(); err != nil {
+		return false
+	}
+	_, exponent, found := strings.Cut(strings.ToLower(n.String()), "e")
+	if !found {
+		return true
+	}
+	e, err := strconv.Atoi(exponent)
+	return err == nil && e >= -maxNumberExponent && e <= maxNumberExponent
 }

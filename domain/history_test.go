@@ -1,0 +1,313 @@
+package domain
+
+import (
+	"fmt"
+	"slices"
+	"time"
+
+	"pgregory.net/rapid"
+)
+
+// history is the life of one lineage under random commands: a driver that decides, gives the events their envelopes and
+// applies them, as the event store does. Beside the state it keeps what it saw happen, so that the checks do not have to
+// believe the state.
+type history struct {
+	*rapid.T
+	now    time.Time
+	state  *Lineage
+	events []Event
+	made   int // ids given out
+
+	last      map[KeyID]Generation   // each generation as it was last seen
+	waiting   map[RotationID]Rotated // scheduled, and no end of the waiting was seen
+	replaced  map[KeyID]bool         // its successor was acknowledged
+	killed    map[KeyID]bool         // revoked or discarded by a command, or expired
+	rotations []RotationID
+	refusals  map[Code]int
+	checked   int // events that fresh has returned true for
+}
+
+// begin makes a lineage with random settings.
+func begin(t *rapid.T) *history {
+	h := &history{
+		T: t, now: start, state: &Lineage{}, last: map[KeyID]Generation{}, waiting: map[RotationID]Rotated{},
+		replaced: map[KeyID]bool{}, killed: map[KeyID]bool{}, refusals: map[Code]int{},
+	}
+	c := CreateKey{LineageID: lin1, KeyID: h.keyID(), Caller: System(), Mint: h.mint, GraceSet: true, Settings: Settings{
+		Name: "first", RotationIntervalSeconds: h.interval(), ExpiresAt: h.expiry(), GraceSeconds: h.graceSeconds(),
+	}}
+	c.Settings.GraceSeconds = min(c.Settings.GraceSeconds, max(c.Settings.RotationIntervalSeconds-1, 0))
+	if rapid.Bool().Draw(t, "receiver") {
+		c.Settings.EndpointID, c.Settings.WebhookURL = ep1, "https://example.com/hook"
+	}
+	h.do((&Project{ID: proj1, OrganizationID: org1, Brand: "rk", Environments: []Environment{liveEnvironment}}).CreateKeyIn(c, historyLimits, h.now))
+	return h
+}
+
+// fresh reports whether there are events since it was last asked: checks of the state alone need not be repeated.
+func (h *history) fresh() bool {
+	before := h.checked
+	h.checked = len(h.events)
+	return h.checked > before
+}
+
+var historyLimits = Limits{MinRotationInterval: time.Second}
+
+func (h *history) keyID() KeyID {
+	h.made++
+	return KeyID(fmt.Sprintf("key_%026d", h.made))
+}
+
+func (h *history) mint(brand, environment string) (Secret, error) {
+	return MintSecret(seeded(byte(h.made)), brand, environment)
+}
+
+func (h *history) interval() int64 {
+	return rapid.SampledFrom([]int64{0, 1, 60, 60, 600, 3600}).Draw(h.T, "interval")
+}
+
+func (h *history) graceSeconds() int64 {
+	return rapid.SampledFrom([]int64{0, 1, 30, 59, 1800}).Draw(h.T, "grace seconds")
+}
+
+func (h *history) expiry() *time.Time {
+	life := rapid.SampledFrom([]time.Duration{0, 0, 0, 0, 0, time.Minute, hour, 30 * day}).Draw(h.T, "life")
+	if life == 0 {
+		return nil
+	}
+	return new(h.now.Add(life))
+}
+
+// key draws one of the keys that ever were, or an unknown one.
+func (h *history) key() KeyID {
+	return KeyID(fmt.Sprintf("key_%026d", rapid.IntRange(max(1, h.made-5), h.made+1).Draw(h.T, "key")))
+}
+
+// do takes the outcome of a decision over.
+func (h *history) do(decided []Decided, err error) {
+	h.Helper()
+	if err != nil {
+		code := CodeOf(err)
+		if h.refusals[code]++; code == CodeInternal || len(decided) > 0 {
+			h.Fatalf("decided %v: %v", decided, err)
+		}
+		return
+	}
+	for _, d := range decided {
+		if d.StreamID != string(lin1) {
+			continue // the endpoint of a new receiver
+		}
+		e := Event{
+			ID: "evt_x", StreamID: d.StreamID, Version: h.state.Version + 1, OrganizationID: d.OrganizationID, ProjectID: d.ProjectID,
+			Actor: actor, OccurredAt: h.now, Data: d.Data,
+		}
+		h.state.Apply(e)
+		h.events = append(h.events, e)
+		h.saw(e)
+	}
+}
+
+// saw notes what an event says and checks that nothing that has ended lives again.
+func (h *history) saw(e Event) {
+	h.Helper()
+	switch d := e.Data.(type) {
+	case Rotated:
+		h.rotations = append(h.rotations, d.RotationID)
+		if d.Acknowledged == "" {
+			h.waiting[d.RotationID] = d
+		} else {
+			h.replaced[d.PreviousKeyID] = true
+		}
+	case RotationAcknowledged:
+		delete(h.waiting, d.RotationID)
+		h.replaced[d.PreviousKeyID] = true
+	case RotationCancelled:
+		delete(h.waiting, d.RotationID)
+		h.killed[d.KeyID] = true
+	case Revoked:
+		h.kill(d.KeyIDs)
+	case Expired:
+		h.kill(d.KeyIDs)
+	}
+	for _, g := range h.state.Generations {
+		if before, known := h.last[g.KeyID]; known && !before.State.Live() && g.State.Live() {
+			h.Fatalf("%s was %s and is %s again", g.KeyID, before.State, g.State)
+		}
+	}
+	for id, before := range h.last {
+		if before.State.Live() && h.state.Generation(id) == nil {
+			h.Fatalf("%s was %s and is forgotten", id, before.State)
+		}
+	}
+	for _, g := range h.state.Generations {
+		h.last[g.KeyID] = g
+	}
+}
+
+func (h *history) kill(ids []KeyID) {
+	for _, id := range ids {
+		h.killed[id] = true
+	}
+	for id, r := range h.waiting {
+		if slices.Contains(ids, r.PreviousKeyID) {
+			delete(h.waiting, id)
+		}
+	}
+}
+
+// actions are the random commands, with check after each.
+func (h *history) actions(check func(*history)) map[string]func(*rapid.T) {
+	return map[string]func(*rapid.T){
+		"":                   func(*rapid.T) { check(h) },
+		"wait":               func(*rapid.T) { h.wait() },
+		"wait for due work":  func(*rapid.T) { h.waitForDue() },
+		"update":             func(*rapid.T) { h.update() },
+		"rotate by hand":     func(*rapid.T) { h.rotate(h.activeOr(h.key())) },
+		"rotate any by hand": func(*rapid.T) { h.rotate(h.key()) },
+		"rotate quickly":     func(*rapid.T) { h.rotateQuickly() },
+		"sweep":              func(*rapid.T) { h.sweep() },
+		"sweep again":        func(*rapid.T) { h.sweep() },
+		"acknowledge":        func(*rapid.T) { h.acknowledge() },
+		"acknowledge any":    func(*rapid.T) { h.acknowledgeAny() },
+		"stall":              func(*rapid.T) { h.stall() },
+		"rotate and stall":   func(*rapid.T) { h.rotateByInterval(); h.stall() },
+		"rotate by interval": func(*rapid.T) { h.rotateByInterval() },
+		"revoke":             func(*rapid.T) { h.revoke() },
+		"expire grace":       func(*rapid.T) { h.do(h.state.ExpireGrace(h.key(), h.now)) },
+		"expire":             func(*rapid.T) { h.do(h.state.Expire(h.now)) },
+	}
+}
+
+func (h *history) activeOr(id KeyID) KeyID {
+	if active := h.state.Active(); active != nil {
+		return active.KeyID
+	}
+	return id
+}
+
+// rotation draws one of the rotations that ever were; mostly the last.
+func (h *history) rotation() RotationID {
+	if n := len(h.rotations); n > 0 {
+		return h.rotations[max(0, n-1-rapid.SampledFrom([]int{0, 0, 0, 1, 2}).Draw(h.T, "back"))]
+	}
+	return rot9
+}
+
+func (h *history) wait() {
+	step := rapid.SampledFrom([]time.Duration{0, time.Microsecond, 1500 * time.Microsecond, time.Second, 30 * time.Second, 2 * time.Minute, hour, day})
+	h.now = h.now.Add(step.Draw(h.T, "step"))
+}
+
+// waitForDue goes to the very instant at which a piece of work falls due, or a microsecond before.
+func (h *history) waitForDue() {
+	due := h.state.Due()
+	if len(due) == 0 {
+		return
+	}
+	at := rapid.SampledFrom(due).Draw(h.T, "due").At
+	if rapid.Bool().Draw(h.T, "just before") {
+		at = at.Add(-time.Microsecond)
+	}
+	if at.After(h.now) {
+		h.now = at
+	}
+}
+
+func (h *history) update() {
+	c := UpdateKey{KeyID: h.activeOr(key1), NewEndpointID: ep2, Caller: System()}
+	switch rapid.IntRange(0, 4).Draw(h.T, "field") {
+	case 0:
+		c.Name = ChangeTo(rapid.SampledFrom([]string{"a", "b"}).Draw(h.T, "name"))
+	case 1:
+		c.RotationIntervalSeconds = ChangeTo(h.interval())
+	case 2:
+		c.GraceSeconds = ChangeTo(h.graceSeconds())
+	case 3:
+		c.ExpiresAt = ChangeTo(h.expiry())
+	case 4:
+		c.WebhookURL = ChangeTo(rapid.SampledFrom([]string{"", "https://example.com/hook", "https://example.org"}).Draw(h.T, "url"))
+		c.Scopes = ChangeTo(Scopes(rapid.SliceOfN(anyScope, 0, 2).Draw(h.T, "scopes")))
+	}
+	h.do(h.state.Update(c, historyLimits, h.now))
+}
+
+func (h *history) rotate(id KeyID) {
+	graces := []time.Duration{0, time.Millisecond, time.Minute, hour, 30 * day}
+	h.do(h.state.Rotate(RotateKey{
+		KeyID: id, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerManual, Mint: h.mint,
+		Grace: rapid.SampledFrom(graces).Draw(h.T, "grace"), Supersede: rapid.Bool().Draw(h.T, "supersede"), Caller: System(),
+	}, h.now))
+}
+
+// rotateQuickly fills the graces, which random waiting alone would rarely do, and lets some of them run out unrecorded.
+func (h *history) rotateQuickly() {
+	for range MaxInGrace {
+		h.do(h.state.Rotate(RotateKey{
+			KeyID: h.activeOr(key1), NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerManual, Mint: h.mint,
+			Grace: rapid.SampledFrom([]time.Duration{time.Minute, hour, day}).Draw(h.T, "grace"), Supersede: true, Caller: System(),
+		}, h.now))
+		h.now = h.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(h.T, "step"))
+	}
+}
+
+// sweep carries out what is due, as the worker does.
+func (h *history) sweep() {
+	for _, d := range h.state.Due() {
+		if !d.At.After(h.now) {
+			h.do(h.carryOut(h.state, d, h.now))
+		}
+	}
+}
+
+// rotateByInterval lets time pass until the next interval rotation, and sweeps.
+func (h *history) rotateByInterval() {
+	for _, d := range h.state.Due() {
+		if d.Kind == DueRotate && d.At.After(h.now) {
+			h.now = d.At
+		}
+	}
+	h.sweep()
+}
+
+func (h *history) carryOut(l *Lineage, d Due, now time.Time) ([]Decided, error) {
+	switch d.Kind {
+	case DueRotate:
+		return l.Rotate(RotateKey{
+			KeyID: d.KeyID, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerInterval,
+			Caller: System(), Mint: h.mint,
+		}, now)
+	case DueGrace:
+		return l.ExpireGrace(d.KeyID, now)
+	}
+	return l.Expire(now)
+}
+
+func (h *history) acknowledge() {
+	if r := h.state.WaitingRotation(); r != nil {
+		h.do(h.state.Acknowledge(r.ID, AckAccepted, h.now))
+	}
+}
+
+func (h *history) stall() {
+	id := h.rotation()
+	if r := h.state.WaitingRotation(); r != nil {
+		id = r.ID
+	}
+	h.do(h.state.Stall(id, "gone"))
+}
+
+func (h *history) acknowledgeAny() {
+	h.do(h.state.Acknowledge(h.rotation(), AckFirstUse, h.now))
+}
+
+// revoke spares the active key mostly, or few histories would be long.
+func (h *history) revoke() {
+	id := h.key()
+	if r := h.state.WaitingRotation(); r != nil && rapid.Bool().Draw(h.T, "pending") {
+		id = r.ToKeyID
+	}
+	if id == h.activeOr("") && rapid.SampledFrom([]bool{true, true, true, true, true, true, true, false}).Draw(h.T, "spare") {
+		return
+	}
+	h.do(h.state.Revoke(id, rapid.SampledFrom([]string{"", "leaked"}).Draw(h.T, "reason"), h.now))
+}

@@ -1,0 +1,156 @@
+package domain
+
+import (
+	"fmt"
+	"strings"
+	"testing"
+)
+
+func TestCreateOrganization(t *testing.T) {
+	t.Parallel()
+	got, err := CreateOrganization(org1, " Acme ")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "events", got, []Decided{{StreamID: string(org1), OrganizationID: org1, Data: OrganizationCreated{Name: "Acme"}}})
+	for _, bad := range []string{"", "a\x00", strings.Repeat("a", MaxNameLength+1)} {
+		_, err := CreateOrganization(org1, bad)
+		refused(t, err, CodeValidation, "name")
+	}
+}
+
+func TestCreateProject(t *testing.T) {
+	t.Parallel()
+	for brand, want := range map[string]string{"": "rk", "acme": "acme", "a-1": "a-1"} {
+		got, err := CreateProject(org1, proj1, " Demo ", brand, env1)
+		if err != nil {
+			t.Fatal(err)
+		}
+		same(t, "events", got, []Decided{
+			{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: ProjectCreated{Name: "Demo", Brand: want}},
+			{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: EnvironmentCreated{EnvironmentID: env1, Name: "live"}},
+		})
+	}
+	_, err := CreateProject(org1, proj1, "", "", env1)
+	refused(t, err, CodeValidation, "name")
+	_, err = CreateProject(org1, proj1, "Demo", "a_b", env1)
+	refused(t, err, CodeValidation, "brand")
+}
+
+func TestCreateEnvironment(t *testing.T) {
+	t.Parallel()
+	got, err := project(liveEnvironment).CreateEnvironment(env2, "pre-prod")
+	if err != nil {
+		t.Fatal(err)
+	}
+	same(t, "events", got, []Decided{
+		{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: EnvironmentCreated{EnvironmentID: env2, Name: "pre-prod"}},
+	})
+	for _, bad := range []string{"", "Live", "a_b", "live"} { // the last one is taken
+		_, err := project(liveEnvironment).CreateEnvironment(env2, bad)
+		refused(t, err, CodeValidation, "name")
+	}
+	var many []Environment
+	for i := range MaxEnvironments {
+		many = append(many, Environment{Name: fmt.Sprintf("e%d", i)})
+	}
+	if _, err := project(many[1:]...).CreateEnvironment(env2, "one-more"); err != nil {
+		t.Fatal(err)
+	}
+	_, err = project(many...).CreateEnvironment(env2, "one-more")
+	refused(t, err, CodeValidation, "project_id")
+}
+
+// tenantEvents gives each decided event its envelope.
+func tenantEvents(decided []Decided) []Event {
+	events := make([]Event, len(decided))
+	for i, d := range decided {
+		events[i] = Event{
+			StreamID: d.StreamID, Version: int64(i + 1), OrganizationID: d.OrganizationID, ProjectID: d.ProjectID,
+			OccurredAt: start, Data: d.Data,
+		}
+	}
+	return events
+}
+
+func TestFoldTenants(t *testing.T) {
+	t.Parallel()
+	organization, err := CreateOrganization(org1, "Acme")
+	if err != nil {
+		t.Fatal(err)
+	}
+	demo, err := CreateProject(org1, proj1, "Demo", "acme", env1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	further, err := project(liveEnvironment).CreateEnvironment(env2, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := []Decided{{string(ep1), org1, proj1, EndpointCreated{URL: "https://example.com", LineageID: lin1}}}
+	for _, c := range []struct {
+		stream string
+		events []Event
+		want   State
+	}{
+		{string(org1), tenantEvents(organization), &Organization{ID: org1, Version: 1, Name: "Acme", CreatedAt: start}},
+		{string(proj1), tenantEvents(append(demo, further...)), &Project{
+			ID: proj1, Version: 3, OrganizationID: org1, Name: "Demo", Brand: "acme", CreatedAt: start,
+			Environments: []Environment{{env1, "live", start}, {env2, "test", start}},
+		}},
+		{string(ep1), tenantEvents(endpoint), &Endpoint{
+			ID: ep1, Version: 1, OrganizationID: org1, ProjectID: proj1, URL: "https://example.com", LineageID: lin1, CreatedAt: start,
+		}},
+		{string(org1), nil, &Organization{}},
+	} {
+		t.Run(c.stream, func(t *testing.T) {
+			t.Parallel()
+			got, err := Fold(c.stream, c.events)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "states", got, c.want)
+			raw, err := EncodeState(got)
+			if err != nil {
+				t.Fatal(err)
+			}
+			back, err := DecodeState(c.stream, raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			same(t, "states read back", back, c.want)
+		})
+	}
+}
+
+// A state folded from a wrong list of events would be served for ever, so the fold stops instead.
+func TestFoldRefuses(t *testing.T) {
+	t.Parallel()
+	event := func(stream string, version int64) Event {
+		return Event{ID: "evt_x", StreamID: stream, Version: version, Data: OrganizationCreated{Name: "a"}}
+	}
+	for _, c := range []struct {
+		name   string
+		stream string
+		events []Event
+	}{
+		{"AnUnknownKind", "usr_00000000000000000000000001", nil},
+		{"NoStream", "", nil},
+		{"AnEventOfAnotherStream", string(org1), []Event{event("org_00000000000000000000000002", 1)}},
+		{"AMissingFirstEvent", string(org1), []Event{event(string(org1), 2)}},
+		{"AGap", string(org1), []Event{event(string(org1), 1), event(string(org1), 3)}},
+		{"ARepetition", string(org1), []Event{event(string(org1), 1), event(string(org1), 1)}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			if state, err := Fold(c.stream, c.events); err == nil || state != nil {
+				t.Fatalf("folded into %+v (%v)", state, err)
+			}
+		})
+	}
+	for stream, raw := range map[string]string{string(org1): `{"version":`, string(lin1): `[]`, "usr_1": `{}`} {
+		if state, err := DecodeState(stream, []byte(raw)); err == nil || state != nil {
+			t.Errorf("%s read from %s as %+v (%v)", stream, raw, state, err)
+		}
+	}
+}
