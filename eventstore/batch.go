@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"runtime/debug"
 	"slices"
 	"time"
@@ -14,7 +15,10 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 )
 
-const sqlAppend = `SELECT append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17)`
+const (
+	sqlMoveHeads = `SELECT move_heads($1, $2, $3, $4, $5, $6, $7)`
+	sqlAppend    = `SELECT append_events($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)`
+)
 
 // transactTimeout bounds one joined transaction; the role's statement and lock timeouts are shorter.
 const transactTimeout = 15 * time.Second
@@ -50,10 +54,7 @@ func (s *Store) transact(batch []*pending) (events int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	tx := &transaction{now: microseconds(s.cfg.Now()), heads: heads}
-	if s.cfg.Projection != nil {
-		tx.collector = s.cfg.Projection.Collect()
-	}
+	tx := s.newTransaction(heads)
 	decisions := make([]decision, len(batch))
 	refusals := make([]error, len(batch))
 	for i, p := range batch {
@@ -67,8 +68,6 @@ func (s *Store) transact(batch []*pending) (events int, err error) {
 		if err := s.commitDecided(ctx, conn, tx, decisions); err != nil {
 			return 0, err
 		}
-		s.recent.add(tx.records)
-		s.commit.fire()
 	}
 	for i, d := range decisions {
 		d.pending.outcome = Outcome{Records: tx.records[d.first:d.last:d.last]}
@@ -77,6 +76,24 @@ func (s *Store) transact(batch []*pending) (events int, err error) {
 		}
 	}
 	return len(tx.records), nil
+}
+
+// newTransaction begins to gather what commands decide on some heads.
+func (s *Store) newTransaction(heads map[string]*head) *transaction {
+	tx := &transaction{now: microseconds(s.cfg.Now()), heads: heads}
+	if s.cfg.Projection != nil {
+		tx.collector = s.cfg.Projection.Collect()
+	}
+	return tx
+}
+
+// committed tells readers of records that were committed from a position on.
+func (s *Store) committed(tx *transaction, position int64) {
+	for i := range tx.records {
+		tx.records[i].Position = position + int64(i)
+	}
+	s.recent.add(tx.records)
+	s.commit.fire()
 }
 
 // recovered, deferred, turns a panic of a decision, a projection or an attachment into an error, so that one command cannot
@@ -214,12 +231,32 @@ func (tx *transaction) apply(r *Record) error {
 	return tx.collector.Event(r.Event, h.state)
 }
 
-// commitDecided sends everything that is left in one round trip: read-model rows, attached rows, the append under the
-// lane lock, and the commit.
+// commitDecided sends everything that is left of a transaction on locked heads in one round trip.
 func (s *Store) commitDecided(ctx context.Context, conn *pgx.Conn, tx *transaction, decisions []decision) error {
 	var b pgx.Batch
+	var position int64 // not 0 once the append was answered
+	var committed bool
+	if err := tx.queue(&b, decisions, &position); err != nil {
+		return err
+	}
+	b.Queue("commit").Exec(func(tag pgconn.CommandTag) error { committed = tag.String() == "COMMIT"; return nil })
+	if err := conn.SendBatch(ctx, &b).Close(); !committed {
+		return commitError(err, position != 0 && conn.IsClosed())
+	}
+	s.committed(tx, position)
+	return nil
+}
+
+// queue adds all statements of a transaction, in the order in which locks are taken: heads, read-model rows and attached
+// rows, and last the append under the lane lock, so that nothing but the commit comes after it.
+func (tx *transaction) queue(b *pgx.Batch, decisions []decision, position *int64) error {
+	args, err := tx.headArgs(decisions)
+	if err != nil {
+		return internalError{err}
+	}
+	b.Queue(sqlMoveHeads, args...)
 	if tx.collector != nil {
-		if err := tx.collector.Queue(&b); err != nil {
+		if err := tx.collector.Queue(b); err != nil {
 			return internalError{err}
 		}
 	}
@@ -227,24 +264,11 @@ func (s *Store) commitDecided(ctx context.Context, conn *pgx.Conn, tx *transacti
 		if d.pending.command.Attach == nil || d.first == d.last {
 			continue
 		}
-		if err := d.pending.command.Attach(&b, eventsOf(tx.records[d.first:d.last])); err != nil {
+		if err := d.pending.command.Attach(b, eventsOf(tx.records[d.first:d.last])); err != nil {
 			return internalError{err}
 		}
 	}
-	args, err := appendArgs(tx)
-	if err != nil {
-		return internalError{err}
-	}
-	var position int64 // not 0 once the append was answered
-	var committed bool
-	b.Queue(sqlAppend, args...).QueryRow(func(row pgx.Row) error { return row.Scan(&position) })
-	b.Queue("commit").Exec(func(tag pgconn.CommandTag) error { committed = tag.String() == "COMMIT"; return nil })
-	if err := conn.SendBatch(ctx, &b).Close(); !committed {
-		return commitError(err, position != 0 && conn.IsClosed())
-	}
-	for i := range tx.records {
-		tx.records[i].Position = position + int64(i)
-	}
+	b.Queue(sqlAppend, tx.eventArgs()...).QueryRow(func(row pgx.Row) error { return row.Scan(position) })
 	return nil
 }
 
@@ -272,14 +296,22 @@ func eventsOf(records []Record) []domain.Event {
 	return events
 }
 
-// appendArgs lays heads and events out as the arrays that append_events takes.
-func appendArgs(tx *transaction) ([]any, error) {
+// headArgs lays the heads out as the arrays that move_heads takes: those that moved, then those that the decisions only
+// looked at.
+func (tx *transaction) headArgs(decisions []decision) ([]any, error) {
 	var (
-		streams, states    []string
-		expected, versions []int64
+		streams, states, read           []string
+		expected, versions, readVersion = []int64{}, []int64{}, []int64{}
 	)
-	for _, id := range tx.dirtyStreams() {
+	used := usedBy(decisions)
+	for _, id := range slices.Sorted(maps.Keys(tx.heads)) { // in the order in which heads are locked
 		h := tx.heads[id]
+		if !h.dirty() {
+			if used[id] {
+				read, readVersion = append(read, id), append(readVersion, h.expected)
+			}
+			continue
+		}
 		raw, err := domain.EncodeState(h.state)
 		if err != nil {
 			return nil, err
@@ -287,6 +319,35 @@ func appendArgs(tx *transaction) ([]any, error) {
 		streams, states = append(streams, id), append(states, string(raw))
 		expected, versions = append(expected, h.expected), append(versions, h.state.StreamVersion())
 	}
+	return []any{streams, expected, versions, domain.SnapshotRevision, states, orNone(read), readVersion}, nil
+}
+
+// usedBy lists the streams that the decisions were made on. Those of commands that decided nothing do not matter.
+func usedBy(decisions []decision) map[string]bool {
+	used := map[string]bool{}
+	for _, d := range decisions {
+		if d.first == d.last {
+			continue
+		}
+		for _, ids := range [][]string{d.pending.command.Writes, d.pending.command.Reads} {
+			for _, id := range ids {
+				used[id] = true
+			}
+		}
+	}
+	return used
+}
+
+// orNone is an empty array instead of NULL.
+func orNone(texts []string) []string {
+	if texts == nil {
+		return []string{}
+	}
+	return texts
+}
+
+// eventArgs lays the events out as the arrays that append_events takes.
+func (tx *transaction) eventArgs() []any {
 	n := len(tx.records)
 	text := func(get func(*Record) string) []string {
 		out := make([]string, n)
@@ -295,15 +356,15 @@ func appendArgs(tx *transaction) ([]any, error) {
 		}
 		return out
 	}
-	eventVersions, revisions := make([]int64, n), make([]int16, n)
+	versions, revisions := make([]int64, n), make([]int16, n)
 	for i := range tx.records {
-		eventVersions[i], revisions[i] = tx.records[i].Version, int16(tx.records[i].Revision)
+		versions[i], revisions[i] = tx.records[i].Version, int16(tx.records[i].Revision)
 	}
 	return []any{
-		Lifecycle, streams, expected, versions, domain.SnapshotRevision, states,
+		Lifecycle,
 		text(func(r *Record) string { return string(r.ID) }),
 		text(func(r *Record) string { return r.StreamID }),
-		eventVersions,
+		versions,
 		text(func(r *Record) string { return string(r.OrganizationID) }),
 		text(func(r *Record) string { return string(r.ProjectID) }),
 		text(func(r *Record) string { return string(r.Data.Type()) }),
@@ -311,17 +372,5 @@ func appendArgs(tx *transaction) ([]any, error) {
 		text(func(r *Record) string { return string(r.Actor) }),
 		text(func(r *Record) string { return r.RequestID }),
 		text(func(r *Record) string { return string(r.Raw) }),
-	}, nil
-}
-
-// dirtyStreams lists the streams that moved, in the order in which heads are locked.
-func (tx *transaction) dirtyStreams() []string {
-	var ids []string
-	for id, h := range tx.heads {
-		if h.dirty() {
-			ids = append(ids, id)
-		}
 	}
-	slices.Sort(ids)
-	return ids
 }

@@ -44,6 +44,12 @@ func isCommandFault(err error) bool {
 	return state != "" && !isUnavailable(state) || state == "" && isInternal(err)
 }
 
+// isAway reports whether the server said that it cannot work now; to try again at once only adds to its trouble.
+func isAway(err error) bool {
+	state := sqlState(err)
+	return state != "" && isUnavailable(state)
+}
+
 // internalError marks a fault of ours in a decision or a projection, or an event that this version cannot read.
 type internalError struct{ error }
 

@@ -14,6 +14,7 @@ import (
 // Heads are locked in one order everywhere: lineages and endpoints first, then organizations and projects, by id within.
 const (
 	sqlLockHeads  = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id FOR UPDATE`
+	sqlReadHeads  = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1)`
 	sqlShareHeads = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id FOR SHARE`
 )
 
@@ -32,14 +33,13 @@ func lockPlan(batch []*pending) (first, parents []string, share bool) {
 	class := [2]map[string]bool{{}, {}}
 	share = true
 	add := func(id string, writes bool) {
-		switch domain.StreamKind(id) {
-		case domain.PrefixOrganization, domain.PrefixProject:
-			class[1][id] = true
-			// A mix of shared and exclusive locks on parents could deadlock, so one writer makes all of them exclusive.
-			share = share && !writes
-		default:
+		if !isParent(id) {
 			class[0][id] = true
+			return
 		}
+		class[1][id] = true
+		// A mix of shared and exclusive locks on parents could deadlock, so one writer makes all of them exclusive.
+		share = share && !writes
 	}
 	for _, p := range batch {
 		for _, id := range p.command.Writes {
@@ -70,14 +70,19 @@ func loadHeads(ctx context.Context, conn *pgx.Conn, batch []*pending) (map[strin
 	if err := conn.SendBatch(ctx, &b).Close(); err != nil {
 		return nil, fmt.Errorf("lock stream heads: %w", err)
 	}
+	return heads, refoldStale(ctx, conn, heads)
+}
+
+// refoldStale folds the streams again whose stored state is of another revision.
+func refoldStale(ctx context.Context, conn *pgx.Conn, heads map[string]*head) error {
 	for _, h := range heads {
-		if h.stale {
+		if h.stale && h.state == nil {
 			if err := refold(ctx, conn, h); err != nil {
-				return nil, err
+				return err
 			}
 		}
 	}
-	return heads, nil
+	return nil
 }
 
 func collectHeads(rows pgx.Rows, heads map[string]*head) error {

@@ -29,8 +29,8 @@ type Config struct {
 	Now func() time.Time
 	// Logger receives faults; nil means none are logged.
 	Logger *slog.Logger
-	// Writers is how many joined transactions may be under way at once; 0 means 1. A second one mostly takes commands of
-	// which the first could have made one larger transaction.
+	// Writers is how many writers work side by side; 0 means 1. A second one mostly takes commands of which the first could
+	// have made one larger transaction.
 	Writers int
 	// MaxBatch is how many commands one transaction may join; 0 means 256.
 	MaxBatch int
@@ -137,24 +137,6 @@ func (s *Store) refuseAll(cause error) {
 	}
 }
 
-// write is one writer: it takes what waits and commits it, until the queue is closed and empty.
-func (s *Store) write() {
-	for first := range s.queue {
-		batch := []*pending{first}
-		for len(batch) < s.cfg.MaxBatch {
-			next, ok := s.tryNext()
-			if !ok {
-				break
-			}
-			batch = append(batch, next)
-		}
-		s.settle(batch)
-		for _, p := range batch {
-			close(p.done)
-		}
-	}
-}
-
 // tryNext takes another waiting command, if there is one.
 func (s *Store) tryNext() (*pending, bool) {
 	select {
@@ -208,18 +190,16 @@ func (s *Store) enqueue(p *pending) error {
 	}
 }
 
-// settle gives every command of the batch its outcome. If the joined transaction fails for a reason that may lie in one
+// settle decides the commands of a batch on locked heads and gives each its outcome. If the joined transaction fails for a reason that may lie in one
 // command, the batch is halved until the culprit is alone.
 func (s *Store) settle(batch []*pending) {
 	const attempts = 4 // of a transaction that lost a race against another process
 	var err error
 	for range attempts {
-		started := time.Now()
+		began := time.Now()
 		var events int
 		events, err = s.transact(batch)
-		if s.cfg.Observe != nil {
-			s.cfg.Observe(len(batch), events, time.Since(started), err)
-		}
+		s.observe(len(batch), events, began, err)
 		if err == nil || !isRetryable(err) {
 			break
 		}
@@ -230,11 +210,22 @@ func (s *Store) settle(batch []*pending) {
 		s.settle(batch[:len(batch)/2])
 		s.settle(batch[len(batch)/2:])
 	default:
-		s.cfg.Logger.Error("commands failed", "commands", len(batch), "error", err)
-		refusal := translate(err)
-		for _, p := range batch {
-			p.outcome = Outcome{Err: refusal}
-		}
+		s.refuse(batch, err)
+	}
+}
+
+// refuse gives all commands the refusal that a failed transaction means.
+func (s *Store) refuse(batch []*pending, err error) {
+	s.cfg.Logger.Error("commands failed", "commands", len(batch), "error", err)
+	refusal := translate(err)
+	for _, p := range batch {
+		p.outcome = Outcome{Err: refusal}
+	}
+}
+
+func (s *Store) observe(commands, events int, began time.Time, err error) {
+	if s.cfg.Observe != nil {
+		s.cfg.Observe(commands, events, time.Since(began), err)
 	}
 }
 

@@ -98,40 +98,57 @@ $$;
 
 SELECT ensure_partitions();
 
--- Appends events and moves their streams' heads; returns the position of the first event. It must be the last statement
--- before COMMIT and be sent together with it: the lane lock, which makes positions contiguous in commit order, is then
--- held only over the insert and the commit. The lock is a statement of its own before the head is read, because a lock
--- taken inside the reading statement would come after that statement's snapshot.
+-- Moves the heads of streams from the versions they must be at, and makes sure that streams which were only looked at are
+-- still at theirs. A head that is elsewhere fails the transaction: what was decided is out of date. It is called before
+-- any other row is written, so that locks are taken in the order heads (moved, read, new), rows, lane.
 -- Every access is by key; the planner is kept from scanning, since a plan made while a table was empty may live long.
 -- +goose StatementBegin
-CREATE FUNCTION append_events(
-    p_lane smallint,
+CREATE FUNCTION move_heads(
     h_stream text[], h_expected bigint[], h_version bigint[], h_revision smallint, h_state text[],
-    e_id text[], e_stream text[], e_version bigint[], e_organization text[], e_project text[],
-    e_type text[], e_revision smallint[], e_occurred_at timestamptz, e_actor text[], e_request text[], e_data text[]
-) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+    r_stream text[], r_version bigint[]
+) RETURNS void LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off SET enable_hashjoin = off SET enable_mergejoin = off AS $$
 DECLARE
-    head  bigint;
     moved bigint;
     fresh bigint;
+    found bigint;
 BEGIN
-    IF current_setting('transaction_isolation') <> 'read committed' THEN
-        RAISE EXCEPTION 'append_events needs READ COMMITTED: under % the head of the lane would be stale',
-            current_setting('transaction_isolation') USING ERRCODE = '25001';
-    END IF;
+    UPDATE streams s SET version = h.version, state_revision = h_revision, state = h.state
+        FROM unnest(h_stream, h_expected, h_version, h_state) AS h(stream, expected, version, state)
+        WHERE h.expected > 0 AND s.stream_id = h.stream AND s.version = h.expected;
+    GET DIAGNOSTICS moved = ROW_COUNT;
+    PERFORM FROM streams s WHERE s.stream_id = ANY (r_stream) AND s.version = r_version[array_position(r_stream, s.stream_id)]
+        ORDER BY s.stream_id FOR SHARE;
+    GET DIAGNOSTICS found = ROW_COUNT;
     INSERT INTO streams (stream_id, version, state_revision, state)
         SELECT h.stream, h.version, h_revision, h.state
         FROM unnest(h_stream, h_expected, h_version, h_state) AS h(stream, expected, version, state)
         WHERE h.expected = 0
         ON CONFLICT (stream_id) DO NOTHING;
     GET DIAGNOSTICS fresh = ROW_COUNT;
-    UPDATE streams s SET version = h.version, state_revision = h_revision, state = h.state
-        FROM unnest(h_stream, h_expected, h_version, h_state) AS h(stream, expected, version, state)
-        WHERE h.expected > 0 AND s.stream_id = h.stream AND s.version = h.expected;
-    GET DIAGNOSTICS moved = ROW_COUNT;
-    IF fresh + moved <> cardinality(h_stream) THEN
+    IF moved + fresh <> cardinality(h_stream) OR found <> cardinality(r_stream) THEN
         RAISE EXCEPTION 'a stream is not at its expected version' USING ERRCODE = '40001';
+    END IF;
+END
+$$;
+-- +goose StatementEnd
+
+-- Appends events; returns the position of the first. It must be the last statement before the commit and be sent
+-- together with it: the lane lock, which makes positions contiguous in commit order, is then held only over the insert and
+-- the commit. The lock is a statement of its own before the head is read, because a lock taken inside the reading statement
+-- would come after that statement's snapshot.
+-- +goose StatementBegin
+CREATE FUNCTION append_events(
+    p_lane smallint, e_id text[], e_stream text[], e_version bigint[], e_organization text[], e_project text[],
+    e_type text[], e_revision smallint[], e_occurred_at timestamptz, e_actor text[], e_request text[], e_data text[]
+) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
+SET search_path FROM CURRENT SET enable_seqscan = off AS $$
+DECLARE
+    head bigint;
+BEGIN
+    IF current_setting('transaction_isolation') <> 'read committed' THEN
+        RAISE EXCEPTION 'append_events needs READ COMMITTED: under % the head of the lane would be stale',
+            current_setting('transaction_isolation') USING ERRCODE = '25001';
     END IF;
     PERFORM pg_advisory_xact_lock(hashtext('rekey.lane'), p_lane);
     SELECT e.position INTO head FROM events e WHERE e.lane = p_lane ORDER BY e.position DESC LIMIT 1;
@@ -148,8 +165,8 @@ END
 $$;
 -- +goose StatementEnd
 
-REVOKE ALL ON FUNCTION append_events, ensure_partitions FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION append_events, ensure_partitions TO rekey_app;
+REVOKE ALL ON FUNCTION move_heads, append_events, ensure_partitions FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION move_heads, append_events, ensure_partitions TO rekey_app;
 -- Heads are locked by commands (SELECT ... FOR UPDATE needs UPDATE on some column); the function alone writes them.
 GRANT SELECT, UPDATE (state_revision) ON streams TO rekey_app;
 GRANT SELECT ON events TO rekey_app;
