@@ -19,10 +19,22 @@ var _ eventstore.Projection = ReadModel{}
 // Collect begins to gather the rows of one transaction.
 func (ReadModel) Collect() eventstore.Collector { return newRows() }
 
+// What changes in the life of a key and of a rotation, edits of settings aside. No index holds any of it, so such a change
+// is written in place.
+var (
+	keyProgress = keyTable.only("version", "state", "grace_expires_at", "revoked_at", "revoked_reason", "replaced_by_key_id",
+		"rotation_id", "next_rotation_at")
+	rotationProgress = rotationTable.only("state", "acknowledged_at", "ack_level", "ended_at", "reason")
+)
+
 // Statements are built once.
 var (
 	sqlUpsertKeys          = keyTable.upsert()
+	sqlInsertKeys          = keyTable.insert()
+	sqlUpdateKeys          = keyProgress.update()
 	sqlUpsertRotations     = rotationTable.upsert()
+	sqlInsertRotations     = rotationTable.insert()
+	sqlUpdateRotations     = rotationProgress.update()
 	sqlUpsertOrganizations = organizationTable.upsert()
 	sqlUpsertProjects      = projectTable.upsert()
 	sqlUpsertEnvironments  = environmentTable.upsert()
@@ -44,6 +56,10 @@ type rows struct {
 	rotations     map[domain.RotationID]*rotationRow
 	due           map[domain.LineageID][]domain.Due
 	began         map[domain.LineageID]bool // lineages whose first event is among these: they have no rows yet
+	edited        map[domain.LineageID]bool // lineages whose settings changed
+	freshKeys     map[domain.KeyID]bool     // made by these events: the table has no such row
+	freshTurns    map[domain.RotationID]bool
+	whole         bool // write every row in full: what the table has is not known
 	settled       map[domain.RotationID]bool
 	abandoned     map[domain.RotationID]bool
 	organizations map[domain.OrganizationID]*Organization
@@ -55,7 +71,8 @@ type rows struct {
 func newRows() *rows {
 	return &rows{
 		keys: map[domain.KeyID]*Key{}, rotations: map[domain.RotationID]*rotationRow{},
-		due: map[domain.LineageID][]domain.Due{}, began: map[domain.LineageID]bool{},
+		due: map[domain.LineageID][]domain.Due{}, began: map[domain.LineageID]bool{}, edited: map[domain.LineageID]bool{},
+		freshKeys: map[domain.KeyID]bool{}, freshTurns: map[domain.RotationID]bool{},
 		settled: map[domain.RotationID]bool{}, abandoned: map[domain.RotationID]bool{},
 		organizations: map[domain.OrganizationID]*Organization{}, projects: map[domain.ProjectID]*Project{},
 		environments: map[domain.EnvironmentID]*Environment{}, endpoints: map[domain.EndpointID]*endpointRow{},
@@ -87,8 +104,13 @@ func (r *rows) Event(event domain.Event, state domain.State) error {
 // lineage takes over every generation and rotation that the state still knows: the live ones, and those that this event
 // ended.
 func (r *rows) lineage(event domain.Event, l *domain.Lineage) {
-	if event.Version == 1 {
-		r.began[l.ID] = true
+	switch d := event.Data.(type) {
+	case domain.Created:
+		r.began[l.ID], r.freshKeys[d.KeyID] = true, true
+	case domain.Rotated:
+		r.freshKeys[d.KeyID], r.freshTurns[d.RotationID] = true, true
+	case domain.Updated:
+		r.edited[l.ID] = true
 	}
 	for i := range l.Generations {
 		r.keys[l.Generations[i].KeyID] = keyOf(l, &l.Generations[i])
@@ -113,11 +135,47 @@ func (r *rows) Queue(batch *pgx.Batch) error {
 	projectTable.queue(batch, sqlUpsertProjects, sorted(r.projects))
 	environmentTable.queue(batch, sqlUpsertEnvironments, sorted(r.environments))
 	endpointTable.queue(batch, sqlUpsertEndpoints, sorted(r.endpoints))
-	keyTable.queue(batch, sqlUpsertKeys, sorted(r.keys))
-	rotationTable.queue(batch, sqlUpsertRotations, sorted(r.rotations))
+	r.queueKeys(batch)
+	r.queueRotations(batch)
 	r.queueDue(batch)
 	r.queueSettled(batch)
 	return nil
+}
+
+// queueKeys writes new rows whole, of the others what moved on, and after an edit all.
+func (r *rows) queueKeys(batch *pgx.Batch) {
+	var fresh, moved, full []*Key
+	for _, k := range sorted(r.keys) {
+		switch {
+		case r.whole, r.edited[k.LineageID] && !r.freshKeys[k.ID]:
+			full = append(full, k)
+		case r.freshKeys[k.ID]:
+			fresh = append(fresh, k)
+		default:
+			moved = append(moved, k)
+		}
+	}
+	keyTable.queue(batch, sqlInsertKeys, fresh)
+	keyProgress.queue(batch, sqlUpdateKeys, moved)
+	keyTable.queue(batch, sqlUpsertKeys, full)
+}
+
+// queueRotations writes what moved on first: of a lineage one rotation at a time may wait, and a new one may take its turn.
+func (r *rows) queueRotations(batch *pgx.Batch) {
+	var fresh, moved, full []*rotationRow
+	for _, turn := range sorted(r.rotations) {
+		switch {
+		case r.whole:
+			full = append(full, turn)
+		case r.freshTurns[turn.ID]:
+			fresh = append(fresh, turn)
+		default:
+			moved = append(moved, turn)
+		}
+	}
+	rotationProgress.queue(batch, sqlUpdateRotations, moved)
+	rotationTable.queue(batch, sqlInsertRotations, fresh)
+	rotationTable.queue(batch, sqlUpsertRotations, full)
 }
 
 // queueDue replaces the due work of the lineages that moved.
@@ -183,19 +241,4 @@ func (r *rows) merge(other *rows) {
 	maps.Copy(r.projects, other.projects)
 	maps.Copy(r.environments, other.environments)
 	maps.Copy(r.endpoints, other.endpoints)
-}
-
-// ids lists the ids of the rows of which a stream may have several.
-func (r *rows) ids() []string {
-	ids := []string{}
-	for id := range r.keys {
-		ids = append(ids, string(id))
-	}
-	for id := range r.rotations {
-		ids = append(ids, string(id))
-	}
-	for id := range r.environments {
-		ids = append(ids, string(id))
-	}
-	return ids
 }

@@ -70,7 +70,8 @@ func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
 		k.NextRotationAt = l.NextRotationAt
 	case domain.GenerationPending:
 		if r := l.WaitingRotation(); r != nil {
-			k.RotationID = &r.ID
+			id := r.ID // a copy: the row outlives the state
+			k.RotationID = &id
 		}
 	}
 	return k

@@ -27,23 +27,30 @@ const (
 	sqlDropHeads = `DELETE FROM streams WHERE stream_id = ANY($1)`
 )
 
-// Rows that a stream does not ask for, and rows of streams that the log does not know.
-var (
-	strays = []string{
-		`DELETE FROM keys WHERE lineage_id = ANY($1) AND NOT id = ANY($2)`,
-		`DELETE FROM rotations WHERE lineage_id = ANY($1) AND NOT id = ANY($2)`,
-		`DELETE FROM environments WHERE project_id = ANY($1) AND NOT id = ANY($2)`,
-	}
-	orphans = []string{
-		`DELETE FROM keys r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
-		`DELETE FROM rotations r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
-		`DELETE FROM due_work r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
-		`DELETE FROM organizations r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
-		`DELETE FROM projects r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
-		`DELETE FROM environments r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.project_id)`,
-		`DELETE FROM webhook_endpoints r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
-	}
+// Rows that are not in their place: a row that its stream does not ask for, and one that holds a unique value of another
+// row, which would keep the right one out. They are removed before the right rows are written.
+const (
+	sqlMisplacedKeys = `DELETE FROM keys r WHERE (r.lineage_id = ANY($1) OR r.id = ANY($2) OR r.secret_digest = ANY($5))
+		AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[], $4::int[], $5::bytea[]) AS w(id, lineage_id, generation, secret_digest)
+			WHERE (w.id, w.lineage_id, w.generation, w.secret_digest) = (r.id, r.lineage_id, r.generation, r.secret_digest))`
+	sqlMisplacedRotations = `DELETE FROM rotations r WHERE (r.lineage_id = ANY($1) OR r.id = ANY($2))
+		AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS w(id, lineage_id, state)
+			WHERE (w.id, w.lineage_id, w.state) = (r.id, r.lineage_id, r.state))`
+	sqlMisplacedEnvironments = `DELETE FROM environments r WHERE (r.project_id = ANY($1) OR r.id = ANY($2))
+		AND NOT EXISTS (SELECT FROM unnest($2::text[], $3::text[], $4::text[]) AS w(id, project_id, name)
+			WHERE (w.id, w.project_id, w.name) = (r.id, r.project_id, r.name))`
 )
+
+// orphans are rows of streams that the log does not know.
+var orphans = []string{
+	`DELETE FROM keys r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
+	`DELETE FROM rotations r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
+	`DELETE FROM due_work r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.lineage_id)`,
+	`DELETE FROM organizations r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
+	`DELETE FROM projects r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
+	`DELETE FROM environments r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.project_id)`,
+	`DELETE FROM webhook_endpoints r WHERE NOT EXISTS (SELECT FROM streams s WHERE s.stream_id = r.id)`,
+}
 
 // Rebuild makes the read model what the log says, a batch of streams at a time. Each batch locks its heads as commands
 // do, folds, and writes what the fold gives, so commands and verifies go on, nobody ever sees half of a lineage, and a
@@ -80,6 +87,7 @@ func rebuildStreams(ctx context.Context, tx pgx.Tx, ids []string) error {
 		return fmt.Errorf("lock heads: %w", err)
 	}
 	all := newRows()
+	all.whole = true
 	heads := map[string]*folded{}
 	f := &folder{done: func(s *folded) error {
 		heads[s.streamID] = s
@@ -102,15 +110,40 @@ func rebuildStreams(ctx context.Context, tx pgx.Tx, ids []string) error {
 	if err := queueHeads(&batch, ids, heads); err != nil {
 		return err
 	}
-	kept := all.ids()
-	for _, sql := range strays {
-		batch.Queue(sql, ids, kept)
-	}
+	all.queueMisplaced(&batch, ids)
 	clear(all.began) // every lineage may have former due work
 	if err := all.Queue(&batch); err != nil {
 		return err
 	}
 	return tx.SendBatch(ctx, &batch).Close()
+}
+
+// queueMisplaced removes the rows of some streams that are not in their place.
+func (r *rows) queueMisplaced(batch *pgx.Batch, streams []string) {
+	var (
+		ids, lineages []string
+		generations   []int32
+		digests       [][]byte
+	)
+	for _, k := range sorted(r.keys) {
+		ids, lineages = append(ids, string(k.ID)), append(lineages, string(k.LineageID))
+		generations, digests = append(generations, int32(k.Generation)), append(digests, k.Secret.Digest[:])
+	}
+	batch.Queue(sqlMisplacedKeys, streams, ids, lineages, generations, digests)
+	var rotations [3][]string
+	for _, o := range sorted(r.rotations) {
+		for i, value := range [3]string{string(o.ID), string(o.LineageID), string(o.State)} {
+			rotations[i] = append(rotations[i], value)
+		}
+	}
+	batch.Queue(sqlMisplacedRotations, streams, rotations[0], rotations[1], rotations[2])
+	var environments [3][]string
+	for _, e := range sorted(r.environments) {
+		for i, value := range [3]string{string(e.ID), string(e.ProjectID), e.Name} {
+			environments[i] = append(environments[i], value)
+		}
+	}
+	batch.Queue(sqlMisplacedEnvironments, streams, environments[0], environments[1], environments[2])
 }
 
 // queueHeads sets the heads to what the streams fold to; a head without a single event is no stream.

@@ -46,24 +46,62 @@ func (t table[R]) names() []string {
 	return names
 }
 
-// upsert is the statement that writes any number of rows: one array per column, so that it costs one round trip and one
-// plan whatever the number.
-func (t table[R]) upsert() string {
-	var arrays, values, sets []string
+// unnest is the source of a statement that writes any number of rows: one array per column, so that it costs one round
+// trip and one plan whatever the number.
+func (t table[R]) unnest() (values, source string) {
+	var selected, arrays []string
 	for i, c := range t.columns {
 		kind, value := c.kind, "r."+c.name
 		if kind == "jsonb" { // an array of documents is sent as text
 			kind, value = "text", value+"::jsonb"
 		}
 		arrays = append(arrays, fmt.Sprintf("$%d::%s[]", i+1, kind))
-		values = append(values, value)
-		if !slices.Contains(t.key, c.name) {
-			sets = append(sets, fmt.Sprintf("%s = excluded.%s", c.name, c.name))
+		selected = append(selected, value)
+	}
+	return strings.Join(selected, ", "), fmt.Sprintf("unnest(%s) AS r(%s)", strings.Join(arrays, ", "), strings.Join(t.names(), ", "))
+}
+
+// insert is the statement for rows that are new.
+func (t table[R]) insert() string {
+	values, source := t.unnest()
+	return fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM %s", t.name, strings.Join(t.names(), ", "), values, source)
+}
+
+// upsert is the statement for rows that may be there.
+func (t table[R]) upsert() string {
+	return fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", t.insert(), strings.Join(t.key, ", "), t.sets("excluded.%s"))
+}
+
+// update is the statement for rows that are there.
+func (t table[R]) update() string {
+	_, source := t.unnest()
+	var match []string
+	for _, name := range t.key {
+		match = append(match, fmt.Sprintf("t.%s = r.%s", name, name))
+	}
+	return fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", t.name, t.sets("r.%s"), source, strings.Join(match, " AND "))
+}
+
+// sets assigns every column that is not part of the key.
+func (t table[R]) sets(from string) string {
+	var sets []string
+	for _, name := range t.names() {
+		if !slices.Contains(t.key, name) {
+			sets = append(sets, name+" = "+fmt.Sprintf(from, name))
 		}
 	}
-	return fmt.Sprintf("INSERT INTO %s (%s) SELECT %s FROM unnest(%s) AS r(%s) ON CONFLICT (%s) DO UPDATE SET %s",
-		t.name, strings.Join(t.names(), ", "), strings.Join(values, ", "), strings.Join(arrays, ", "),
-		strings.Join(t.names(), ", "), strings.Join(t.key, ", "), strings.Join(sets, ", "))
+	return strings.Join(sets, ", ")
+}
+
+// only is the same table with the key and some of the other columns.
+func (t table[R]) only(names ...string) table[R] {
+	part := table[R]{name: t.name, key: t.key}
+	for _, c := range t.columns {
+		if slices.Contains(t.key, c.name) || slices.Contains(names, c.name) {
+			part.columns = append(part.columns, c)
+		}
+	}
+	return part
 }
 
 // queue adds the statement that writes the rows.
