@@ -37,6 +37,9 @@ type CreatedKey struct {
 // CreateKey makes a new lineage with its first key.
 func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey, error) {
 	var out CreatedKey
+	if !domain.ValidID(domain.PrefixProject, string(c.ProjectID)) {
+		return out, noProject()
+	}
 	endpoint, err := s.newEndpoint(c.WebhookURL)
 	if err != nil {
 		return out, err
@@ -68,8 +71,12 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 		return CreatedKey{}, err
 	}
 	_, event, err := find[domain.Created](eventsOf(records))
+	if err != nil {
+		return CreatedKey{}, err
+	}
 	out.Key, out.WebhookSecret = projections.CreatedKey(event), endpoint.secret
-	return out, err
+	s.cfg.Reader.Owned(out.Key.ID, out.Key.OrganizationID, out.Key.LineageID)
+	return out, nil
 }
 
 // projectOf returns a project that the caller may make keys in: one of its organization, or for an operator, who sets up
@@ -77,10 +84,14 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 func projectOf(view eventstore.View, caller domain.Caller, id domain.ProjectID) (*domain.Project, error) {
 	project, err := view.Project(id)
 	if err != nil || project.OrganizationID != caller.OrganizationID && !caller.Operator {
-		return nil, domain.NotFound("project").WithCause(err)
+		return nil, noProject()
 	}
 	return project, nil
 }
+
+// noProject is the one refusal for a project that is unknown, foreign, or cannot even be one: its name would only trouble
+// the store, and the commands that are joined with this one.
+func noProject() error { return domain.NotFound("project") }
 
 // newEndpoint is a webhook receiver that a command makes on the fly, with its signing secret.
 type newEndpoint struct {
@@ -117,7 +128,7 @@ func (n newEndpoint) attach(batch *pgx.Batch, events []domain.Event) error {
 
 // UpdateKey edits a key. It returns the signing secret of a new webhook receiver, if the edit made one.
 func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*projections.Key, webhook.Secret, error) {
-	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, c.KeyID)
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
@@ -126,7 +137,7 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 		return nil, webhook.Secret{}, err
 	}
 	c.NewEndpointID, c.Caller = endpoint.id, by.Caller
-	records, err := s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Update(c, s.cfg.Limits, now)
 	}, endpoint.attach)
 	if err != nil {
@@ -135,17 +146,17 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 	if _, _, err := find[domain.EndpointCreated](eventsOf(records)); err != nil {
 		endpoint.secret = webhook.Secret{}
 	}
-	key, err = s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
 	return key, endpoint.secret, err
 }
 
 // RevokeKey ends a key at once. Ending what has ended is fine.
 func (s *Service) RevokeKey(ctx context.Context, by By, id domain.KeyID, reason string) error {
-	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, id)
+	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, id)
 	if err != nil {
 		return err
 	}
-	_, err = s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	_, err = s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Revoke(id, reason, now)
 	}, nil)
 	return err

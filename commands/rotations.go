@@ -31,7 +31,7 @@ type RotatedKey struct {
 // RotateKey makes the next generation. Its answer acknowledges it: the old key has its grace from now.
 func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey, error) {
 	var out RotatedKey
-	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
+	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, c.KeyID)
 	if err != nil {
 		return out, err
 	}
@@ -40,7 +40,7 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerManual,
 		Grace: c.Grace, Supersede: c.Supersede, Caller: by.Caller, Mint: s.mint(&out.Secret),
 	}
-	records, err := s.onLineage(ctx, by, key.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		out.Settings, out.ProjectID = l.Settings, l.ProjectID
 		return l.Rotate(rotate, now)
 	}, nil)
@@ -48,8 +48,12 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 		return RotatedKey{}, err
 	}
 	rotated, event, err := find[domain.Rotated](eventsOf(records))
+	if err != nil {
+		return RotatedKey{}, err
+	}
 	out.Rotated, out.CreatedAt = rotated, event.OccurredAt
-	return out, err
+	s.cfg.Reader.Owned(rotated.KeyID, event.OrganizationID, lineage)
+	return out, nil
 }
 
 // Sweep carries out work whose time has come, joined, and returns the outcome of each piece. What is not due any more

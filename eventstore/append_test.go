@@ -141,7 +141,7 @@ func TestExecuteFoldsAgain(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if seen != "two" || records[0].Version != 3 {
+	if seen != link(link("", "one"), "two") || records[0].Version != 3 {
 		t.Errorf("decided on %q and wrote version %d, want the folded state and version 3", seen, records[0].Version)
 	}
 	if got := one[int](t, b, "SELECT state_revision FROM streams WHERE stream_id = $1", org); got != domain.SnapshotRevision {

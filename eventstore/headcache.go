@@ -1,72 +1,55 @@
 package eventstore
 
-import "sync"
+import (
+	"sync/atomic"
 
-// headCacheSize bounds the heads that one writer keeps; a generation of them is dropped when the next is full.
+	"github.com/rekeyhq/rekey/internal/lately"
+)
+
+// headCacheSize bounds a generation of the heads that one writer keeps.
 const headCacheSize = 16384
 
 // headCache keeps the heads that a writer met lately, with their states. The writer's first step alone uses the states;
 // its second step may drop entries at the same time.
 type headCache struct {
-	mu           sync.Mutex
-	young, older map[string]*head
+	heads  lately.Map[string, *head]
+	losses atomic.Int64
 }
+
+// lost counts how often heads were forgotten. A batch that was begun before the last time may have been decided on what
+// never happened, and a version cannot tell: another process may since have brought the stream to the same one.
+func (c *headCache) lost() int64 { return c.losses.Load() }
 
 // get returns a kept head, or nil.
 func (c *headCache) get(id string) *head {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if h := c.young[id]; h != nil {
-		return h
-	}
-	h := c.older[id]
-	if h != nil {
-		c.put(id, h)
+	h, ok := c.heads.Get(id)
+	if !ok || h.untrue.Load() {
+		return nil
 	}
 	return h
 }
 
 // keep takes over the heads of a batch that was decided, as they will be once it is committed.
 func (c *headCache) keep(heads map[string]*head) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for id, h := range heads {
 		h.expected = h.state.StreamVersion()
-		c.put(id, h)
+		c.heads.Put(id, h)
 	}
-}
-
-func (c *headCache) put(id string, h *head) {
-	if len(c.young) >= headCacheSize {
-		c.older, c.young = c.young, nil
-	}
-	if c.young == nil {
-		c.young = make(map[string]*head)
-	}
-	c.young[id] = h
 }
 
 // forget drops the heads of a batch that failed: their states tell of what did not happen.
 func (c *headCache) forget(heads map[string]*head) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	c.losses.Add(1)
 	for id, h := range heads {
-		for _, generation := range []map[string]*head{c.young, c.older} {
-			if generation[id] == h {
-				delete(generation, id)
-			}
-		}
+		c.heads.Delete(id, func(kept *head) bool { return kept == h })
 	}
 }
 
 // drop drops whatever is kept of the streams that commands wrote on locked heads.
 func (c *headCache) drop(batch []*pending) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	for _, p := range batch {
 		for _, id := range p.command.Writes {
-			delete(c.young, id)
-			delete(c.older, id)
+			c.heads.Delete(id, func(*head) bool { return true })
 		}
 	}
 }

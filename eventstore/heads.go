@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync/atomic"
 
 	"github.com/jackc/pgx/v5"
 
@@ -24,6 +25,9 @@ type head struct {
 	expected int64 // version in the database; 0 for a stream that begins here
 	state    domain.State
 	stale    bool // the stored state is of another revision and must be folded again
+	// untrue is set once a batch failed that had moved the state: it tells of what did not happen, and so does everything
+	// decided on it since. The version alone would not tell, because another batch may have reached the same one.
+	untrue atomic.Bool
 }
 
 func (h *head) dirty() bool { return h.state.StreamVersion() != h.expected }

@@ -332,16 +332,17 @@ func TestStopLeavesNoGoroutines(t *testing.T) {
 	}()
 	own, err := store.Own(ctx, "leak")
 	if err != nil {
+		cancel()
 		t.Fatal(err)
 	}
 	if _, err := store.Execute(ctx, begin("one", newID(domain.PrefixOrganization))); err != nil {
-		t.Fatal(err)
+		t.Error(err)
 	}
+	own.Release() // before the pool is closed, which waits for it
 	cancel()
 	if err := <-consumed; err != nil {
 		t.Error(err)
 	}
-	own.Release()
 	stop()
 	pool.Close()
 	goleak.VerifyNone(t, ignore)

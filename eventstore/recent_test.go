@@ -28,8 +28,8 @@ func TestRecentAnswersAsTheLogWould(t *testing.T) {
 		}
 	}
 	hits, head := 0, int64(0)
-	for range 3000 {
-		if random.IntN(200) == 0 {
+	for range 8000 {
+		if random.IntN(2000) == 0 {
 			head += 1 + random.Int64N(5) // committed by somebody else
 		}
 		batch := make([]Record, random.IntN(20))

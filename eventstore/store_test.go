@@ -3,6 +3,7 @@ package eventstore_test
 import (
 	"context"
 	"fmt"
+	"hash/fnv"
 	"sync"
 	"testing"
 	"time"
@@ -151,6 +152,7 @@ func (b *bundle) checkLog(t *testing.T) {
 			t.Errorf("the log has %d %s", n, what)
 		}
 	}
+	b.checkLinks(t)
 }
 
 // until polls a condition.
@@ -172,11 +174,12 @@ var ids domain.IDs
 
 func newID(prefix string) string { return ids.New(prefix, time.Now()) }
 
-// touch decides one event on each stream, whether it exists or not. The label stands in the log as the request id.
+// touch decides one event on each stream, whether it exists or not. The label stands in the log as the request id. What it
+// decides depends on the state it was shown, so that checkLog can tell whether that was the true one.
 func touch(label string, streams ...string) eventstore.Command {
 	return eventstore.Command{
 		Writes: streams, Actor: domain.ActorSetup, RequestID: label,
-		Decide: func(eventstore.View, time.Time) ([]domain.Decided, error) { return eventsFor(label, streams...), nil },
+		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) { return eventsFor(view, label, streams...), nil },
 	}
 }
 
@@ -187,23 +190,91 @@ func begin(label string, streams ...string) eventstore.Command {
 	return c
 }
 
-func eventsFor(label string, streams ...string) []domain.Decided {
+func eventsFor(view eventstore.View, label string, streams ...string) []domain.Decided {
+	names := map[string]string{}
 	var out []domain.Decided
 	for _, id := range streams {
+		if _, again := names[id]; !again {
+			names[id] = nameOf(view[id])
+		}
+		name := link(names[id], label)
+		names[id] = name
 		d := domain.Decided{StreamID: id, OrganizationID: "org_test", ProjectID: "proj_test"}
 		switch domain.StreamKind(id) {
 		case domain.PrefixLineage:
-			d.Data = domain.Updated{Changed: []string{"name"}, Settings: domain.Settings{Name: label}}
+			d.Data = domain.Updated{Changed: []string{"name"}, Settings: domain.Settings{Name: name}}
 		case domain.PrefixProject:
-			d.Data = domain.ProjectCreated{Name: label}
+			d.Data = domain.ProjectCreated{Name: name}
 		case domain.PrefixEndpoint:
-			d.Data = domain.EndpointCreated{URL: label}
+			d.Data = domain.EndpointCreated{URL: name}
 		default:
-			d.Data = domain.OrganizationCreated{Name: label}
+			d.Data = domain.OrganizationCreated{Name: name}
 		}
 		out = append(out, d)
 	}
 	return out
+}
+
+// link is the next name of a stream: it follows from the one before and from who asks.
+func link(before, label string) string {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(before + " " + label))
+	return fmt.Sprintf("%s %x", label, h.Sum64())
+}
+
+func nameOf(state domain.State) string {
+	switch s := state.(type) {
+	case *domain.Lineage:
+		return s.Settings.Name
+	case *domain.Project:
+		return s.Name
+	case *domain.Endpoint:
+		return s.URL
+	case *domain.Organization:
+		return s.Name
+	}
+	return ""
+}
+
+// checkLinks asserts that each event of touch was decided on what the events before it made of the stream, and that the
+// stored states are what the log folds into.
+func (b *bundle) checkLinks(t *testing.T) {
+	t.Helper()
+	states := map[string]domain.State{}
+	after := int64(0)
+	for {
+		records, err := eventstore.ReadLane(t.Context(), b.owner, eventstore.Lifecycle, after, 1000)
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, r := range records {
+			after = r.Position
+			state := states[r.StreamID]
+			if state == nil {
+				if state, err = domain.NewState(r.StreamID); err != nil {
+					t.Fatal(err)
+				}
+				states[r.StreamID] = state
+			}
+			want := link(nameOf(state), r.RequestID)
+			if state.Apply(r.Event); r.RequestID != "raw" && nameOf(state) != want {
+				t.Errorf("position %d, version %d of %s was decided on what did not happen: it says %q, want %q",
+					r.Position, r.Version, r.StreamID, nameOf(state), want)
+			}
+		}
+		if len(records) == 0 {
+			break
+		}
+	}
+	for id, state := range states {
+		want, err := domain.EncodeState(state)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := one[string](t, b, "SELECT state FROM streams WHERE stream_id = $1", id); got != string(want) && got != "{}" {
+			t.Errorf("the stored state of %s differs from the fold:\n%s\n%s", id, got, want)
+		}
+	}
 }
 
 // mustExecute runs commands one after the other.

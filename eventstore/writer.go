@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -12,7 +13,7 @@ import (
 )
 
 // writer is one line on which commands are decided and committed. It is two steps that work at the same time: while one
-// batch is on its way to the disk, the next is decided, on states kept in memory.
+// batch is on its way to the disk, commands that come are decided and gathered for the next, on states kept in memory.
 //
 // What is kept may be out of date, because another process wrote or because the batch before failed. That is safe: the
 // transaction first moves every head from the version the decision was made on, and fails if one is elsewhere. Then, and
@@ -22,40 +23,69 @@ type writer struct {
 	store *Store
 	kept  headCache
 	jobs  chan *job
+	idle  chan struct{} // holds a token while the second step has nothing to do
 }
 
 // job is one batch between the two steps.
 type job struct {
 	tx        *transaction
+	taken     []*pending // all its commands
 	decisions []decision
 	batch     pgx.Batch
 	position  int64 // not 0 once the append was answered
 	// locked are the commands that need locked heads: those that memory would refuse or sees nothing to do for, or all of a
 	// batch that it cannot take.
 	locked []*pending
+	failed error // why the whole batch needs locked heads
+	lost   int64 // what kept.lost said when the batch was begun
 }
 
 // write runs one writer until the queue is closed and empty.
 func (s *Store) write() {
-	w := &writer{store: s, jobs: make(chan *job)}
+	w := &writer{store: s, jobs: make(chan *job), idle: make(chan struct{}, 1)}
+	w.kept.heads.Size = headCacheSize
 	committed := make(chan struct{})
 	go func() {
 		defer close(committed)
+		w.idle <- struct{}{}
 		for j := range w.jobs {
 			w.commit(j)
+			w.idle <- struct{}{}
 		}
 	}()
 	for first := range s.queue {
-		w.jobs <- w.decide(s.join(first))
+		w.jobs <- w.gather(first)
 	}
 	close(w.jobs)
 	<-committed
 }
 
+// gather decides what comes until the second step can take a batch.
+func (w *writer) gather(first *pending) *job {
+	j := &job{tx: w.store.newTransaction(map[string]*head{}), lost: w.kept.lost()}
+	w.add(j, w.store.join(first, w.store.cfg.MaxBatch))
+	for ready, open := false, true; !ready; {
+		room := w.store.cfg.MaxBatch - len(j.taken)
+		queue := w.store.queue
+		if room == 0 || !open {
+			queue = nil // wait for the second step alone
+		}
+		select {
+		case <-w.idle:
+			ready = true
+		case p, ok := <-queue:
+			if open = ok; ok {
+				w.add(j, w.store.join(p, room))
+			}
+		}
+	}
+	return w.finish(j)
+}
+
 // join takes what else waits.
-func (s *Store) join(first *pending) []*pending {
+func (s *Store) join(first *pending, room int) []*pending {
 	batch := []*pending{first}
-	for len(batch) < s.cfg.MaxBatch {
+	for len(batch) < room {
 		next, ok := s.tryNext()
 		if !ok {
 			break
@@ -65,28 +95,23 @@ func (s *Store) join(first *pending) []*pending {
 	return batch
 }
 
-// decide is the first step. It never fails: what it cannot decide is left to locked heads.
-func (w *writer) decide(batch []*pending) *job {
-	j, err := w.tryDecide(batch)
-	if err != nil {
-		if j != nil && j.tx != nil {
-			w.kept.forget(j.tx.heads)
-		}
-		return &job{locked: batch}
+// add decides more commands for a batch. A fault leaves the whole batch to locked heads.
+func (w *writer) add(j *job, more []*pending) {
+	j.taken = append(j.taken, more...)
+	if j.failed == nil {
+		j.failed = w.tryAdd(j, more)
 	}
-	return j
 }
 
-func (w *writer) tryDecide(batch []*pending) (j *job, err error) {
+func (w *writer) tryAdd(j *job, more []*pending) (err error) {
 	defer recovered(&err)
-	j = &job{}
-	if j.tx, err = w.begin(batch); err != nil {
-		return j, err
+	if err := w.load(j.tx, more); err != nil {
+		return err
 	}
-	for _, p := range batch {
+	for _, p := range more {
 		d := decision{pending: p, first: len(j.tx.records)}
 		if err := w.store.decide(j.tx, p); isInternal(err) {
-			return j, err // states may be half changed
+			return err // states may be half changed
 		}
 		d.last = len(j.tx.records)
 		if d.first == d.last {
@@ -95,17 +120,47 @@ func (w *writer) tryDecide(batch []*pending) (j *job, err error) {
 		}
 		j.decisions = append(j.decisions, d)
 	}
-	if len(j.tx.records) == 0 {
-		return j, nil
+	return nil
+}
+
+// finish makes a batch ready to be sent, or leaves all of it to locked heads.
+func (w *writer) finish(j *job) *job {
+	if j.lost != w.kept.lost() {
+		j.failed = errOutdated
 	}
+	if j.failed == nil && len(j.decisions) > 0 {
+		j.failed = w.tryFinish(j)
+	}
+	if j.failed == nil {
+		return j
+	}
+	w.kept.forget(j.tx.heads)
+	return &job{locked: j.taken}
+}
+
+func (w *writer) tryFinish(j *job) (err error) {
+	defer recovered(&err)
 	if needsLocks(j) {
-		return j, errNeedsLocks
+		return errNeedsLocks
 	}
 	if err := j.tx.queue(&j.batch, j.decisions, &j.position); err != nil {
-		return j, err
+		return err
 	}
 	w.kept.keep(j.tx.heads)
-	return j, nil
+	return nil
+}
+
+// errOutdated leaves a batch to locked heads that was decided while the one before was on its way, which then failed.
+var errOutdated = errors.New("the batch was decided on what did not happen")
+
+// untrue reports whether a decision was made on what did not happen.
+func (tx *transaction) untrue() bool {
+	for _, h := range tx.heads {
+		if h.untrue.Load() {
+			return true
+		}
+	}
+	return false
 }
 
 // errNeedsLocks leaves a batch to locked heads.
@@ -125,47 +180,49 @@ func needsLocks(j *job) bool {
 // loadTimeout bounds reading the heads that are not in memory.
 const loadTimeout = 5 * time.Second
 
-// begin makes a transaction on the heads that the commands name, from memory where they are there.
-func (w *writer) begin(batch []*pending) (*transaction, error) {
-	tx := w.store.newTransaction(map[string]*head{})
+// load adds the heads that commands name, from memory where they are there.
+func (w *writer) load(tx *transaction, batch []*pending) error {
 	var missing []string
 	for _, p := range batch {
 		for _, ids := range [][]string{p.command.Writes, p.command.Reads} {
 			for _, id := range ids {
-				if _, seen := tx.heads[id]; seen {
+				if tx.heads[id] != nil || slices.Contains(missing, id) {
 					continue
 				}
-				if tx.heads[id] = w.kept.get(id); tx.heads[id] == nil {
+				if h := w.kept.get(id); h != nil {
+					tx.heads[id] = h
+				} else {
 					missing = append(missing, id)
 				}
 			}
 		}
 	}
-	for _, id := range missing {
-		delete(tx.heads, id) // unless it is found
-	}
 	if len(missing) == 0 {
-		return tx, nil
+		return nil
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), loadTimeout)
 	defer cancel()
 	conn, err := w.store.cfg.Pool.Acquire(ctx)
 	if err != nil {
-		return tx, fmt.Errorf("acquire a connection: %w", err)
+		return fmt.Errorf("acquire a connection: %w", err)
 	}
 	defer conn.Release()
-	return tx, readHeads(ctx, conn.Conn(), missing, tx.heads)
+	return readHeads(ctx, conn.Conn(), missing, tx.heads)
 }
 
 // commit is the second step: it commits what was decided, and settles the rest on locked heads.
 func (w *writer) commit(j *job) {
+	if len(j.decisions) > 0 && j.tx.untrue() { // a batch before failed after this one was decided
+		w.kept.forget(j.tx.heads)
+		j = &job{locked: j.taken}
+	}
 	if len(j.decisions) > 0 {
 		w.commitDirect(j)
 	}
 	if len(j.locked) > 0 {
 		w.store.settle(j.locked)
 		w.kept.drop(j.locked)
-		finish(j.locked)
+		answer(j.locked)
 	}
 }
 
@@ -191,7 +248,7 @@ func (w *writer) commitDirect(j *job) {
 		w.store.settle(batch)
 		w.kept.drop(batch)
 	}
-	finish(batch)
+	answer(batch)
 }
 
 // send commits the batch as one implicit transaction, in one round trip.
@@ -210,8 +267,8 @@ func (w *writer) send(j *job) error {
 	return nil
 }
 
-// finish lets those who wait have their outcomes.
-func finish(batch []*pending) {
+// answer lets those who wait have their outcomes.
+func answer(batch []*pending) {
 	for _, p := range batch {
 		close(p.done)
 	}

@@ -50,8 +50,6 @@ CREATE TABLE events (
 CREATE TABLE events_lifecycle PARTITION OF events FOR VALUES IN (1) PARTITION BY RANGE (position);
 CREATE TABLE events_usage PARTITION OF events FOR VALUES IN (2) PARTITION BY RANGE (position);
 
--- Serves folding one stream and the history of a key.
-CREATE INDEX events_stream ON events (stream_id, version);
 -- Serves the audit feed of one organization.
 CREATE INDEX events_organization ON events (organization_id, lane, position);
 

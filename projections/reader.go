@@ -2,13 +2,16 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"fmt"
 
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/lately"
 )
 
 // Reader answers lookups and lists from the read model. It only ever reads the primary, so it sees every acknowledged
@@ -17,6 +20,7 @@ type Reader struct {
 	pool     *pgxpool.Pool
 	byDigest *lookup[domain.Digest, *Key]
 	byID     *lookup[domain.KeyID, *Key]
+	owners   lately.Map[domain.KeyID, owner]
 }
 
 const (
@@ -32,6 +36,7 @@ const (
 // NewReader returns a Reader on a pool of its own.
 func NewReader(pool *pgxpool.Pool) *Reader {
 	r := &Reader{pool: pool}
+	r.owners.Size = ownersSize
 	r.byDigest = &lookup[domain.Digest, *Key]{gather: lookupGather, fetch: r.fetchByDigest}
 	r.byID = &lookup[domain.KeyID, *Key]{gather: lookupGather, fetch: r.fetchByID}
 	return r
@@ -67,13 +72,20 @@ func (r *Reader) keys(ctx context.Context, sql string, args ...any) ([]*Key, err
 	return collect(ctx, r.pool, scanKey, sql, args...)
 }
 
-// collect runs a query of the read model; a store that cannot be reached is a refusal of its own.
+// stateNoText is the SQLSTATE of a text that the database cannot hold, such as one with a NUL.
+const stateNoText = "22021"
+
+// collect runs a query of the read model; a store that cannot be reached is a refusal of its own. What the database cannot
+// hold is in no row of it.
 func collect[T any](ctx context.Context, q eventstore.Querier, scan pgx.RowToFunc[T], sql string, args ...any) ([]T, error) {
 	rows, err := q.Query(ctx, sql, args...)
 	if err != nil {
 		return nil, unavailable(err)
 	}
 	out, err := pgx.CollectRows(rows, scan)
+	if pg, ok := errors.AsType[*pgconn.PgError](err); ok && pg.Code == stateNoText {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, unavailable(err)
 	}
@@ -95,6 +107,33 @@ func (r *Reader) Key(ctx context.Context, organization domain.OrganizationID, id
 		return nil, domain.NotFound("key")
 	}
 	return k, nil
+}
+
+// owner is what never changes of a key: whose it is, and which lineage it is of.
+type owner struct {
+	organization domain.OrganizationID
+	lineage      domain.LineageID
+}
+
+// ownersSize bounds a generation of the keys whose owners are kept.
+const ownersSize = 65536
+
+// Owned remembers whose a key is. A key never changes hands, so this cannot be out of date.
+func (r *Reader) Owned(id domain.KeyID, organization domain.OrganizationID, lineage domain.LineageID) {
+	r.owners.Put(id, owner{organization, lineage})
+}
+
+// LineageOf returns the lineage of a key of an organization. A foreign key is not found, exactly like an unknown one.
+func (r *Reader) LineageOf(ctx context.Context, organization domain.OrganizationID, id domain.KeyID) (domain.LineageID, error) {
+	if o, ok := r.owners.Get(id); ok && o.organization == organization {
+		return o.lineage, nil
+	}
+	k, err := r.Key(ctx, organization, id)
+	if err != nil {
+		return "", err
+	}
+	r.Owned(id, k.OrganizationID, k.LineageID)
+	return k.LineageID, nil
 }
 
 // asRefusal passes a refusal on and turns a caller's lost patience into one.
