@@ -2,13 +2,13 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/validation"
 
 	"github.com/rekeyhq/rekey/domain"
 )
@@ -41,12 +41,12 @@ var status = map[domain.Code]struct {
 // Problem is an RFC 9457 problem document, the body of every error.
 type Problem struct {
 	Type      string              `json:"type" example:"urn:rekey:problem:validation_failed" doc:"Stable URI of the kind of problem"`
-	Title     string              `json:"title" doc:"The kind of problem, in words"`
-	Status    int                 `json:"status" doc:"HTTP status"`
-	Code      domain.Code         `json:"code" example:"validation_failed" doc:"Stable code of the problem"`
-	Detail    string              `json:"detail" doc:"This occurrence, in words"`
-	RequestID string              `json:"request_id,omitempty" doc:"Names the request in the service's log"`
-	Errors    []domain.FieldError `json:"errors,omitempty" doc:"The fields that are wrong, and what to do"`
+	Title     string              `json:"title" example:"A field of the request is not valid" doc:"The kind of problem, in words"`
+	Status    int                 `json:"status" example:"422" doc:"The HTTP status"`
+	Code      domain.Code         `json:"code" example:"validation_failed" doc:"Stable code of the problem, for programs"`
+	Detail    string              `json:"detail" example:"name is empty" doc:"This occurrence, in words"`
+	RequestID string              `json:"request_id,omitempty" example:"req_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Names the request in the service's log"`
+	Errors    []domain.FieldError `json:"errors,omitempty" nullable:"false" doc:"The fields that are wrong, and what to do"`
 	Details   map[string]any      `json:"details,omitempty" doc:"Facts that a program may act on, such as required_scope"`
 
 	headers http.Header
@@ -93,7 +93,9 @@ func problemOf(ctx context.Context, err error) *Problem {
 			p.headers.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="rekey", error="insufficient_scope", scope=%q`, scope))
 		}
 	case http.StatusServiceUnavailable:
-		p.headers.Set("Retry-After", "1")
+		if p.Code != domain.CodeOutcomeUnknown { // which must be looked at before it is tried again
+			p.headers.Set("Retry-After", "1")
+		}
 	}
 	noteError(ctx, p.Code, err)
 	return p
@@ -111,41 +113,37 @@ func challenge(refusal *domain.Error) string {
 // writeProblem answers with an error outside of huma.
 func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
 	p := problemOf(r.Context(), err)
-	raw, marshalErr := json.Marshal(p)
-	if marshalErr != nil {
-		raw = []byte(`{"type":"urn:rekey:problem:internal","title":"An internal error","status":500,"code":"internal","detail":"an internal error"}`)
-	}
 	for name, values := range p.headers {
 		w.Header()[name] = values
 	}
 	w.Header().Set("Content-Type", p.ContentType(""))
 	w.WriteHeader(p.Status)
-	_, _ = w.Write(append(raw, '\n')) // the caller may be gone; nothing is left to tell
+	_ = encodeJSON(w, p) // the caller may be gone; nothing is left to tell
 }
 
 // fromHuma translates huma's own errors, from reading and validating requests. It drops the values that huma attaches:
 // they are the caller's input, and may be a secret.
-func fromHuma(ctx huma.Context, code int, message string, errs ...error) huma.StatusError {
-	refusal := &domain.Error{Code: domain.CodeValidation, Message: "the request is not valid"}
+func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusError {
+	refusal := domain.Refuse(domain.CodeValidation, "the request is not valid")
 	switch code {
-	case http.StatusBadRequest, http.StatusRequestTimeout:
-		refusal.Code, refusal.Message = domain.CodeInvalidRequest, "the body cannot be read as JSON"
-		if len(errs) == 0 {
-			refusal.Message = message
-		}
 	case http.StatusUnsupportedMediaType:
-		refusal.Code, refusal.Message = domain.CodeUnsupportedMedia, "send the body with Content-Type: application/json"
+		refusal = domain.Refuse(domain.CodeUnsupportedMedia, "send the body with Content-Type: application/json")
 	case http.StatusRequestEntityTooLarge:
-		refusal.Code, refusal.Message = domain.CodeTooLarge, message
-	case http.StatusUnprocessableEntity:
-		refusal.Fields = fieldErrors(errs)
-		if len(refusal.Fields) > 0 {
-			refusal.Message = refusal.Fields[0].Field + ": " + refusal.Fields[0].Message
+		refusal = domain.Refuse(domain.CodeTooLarge, "the body is larger than %d bytes", MaxBodyBytes)
+	case http.StatusRequestTimeout:
+		refusal = domain.Refuse(domain.CodeInvalidRequest, "the body did not arrive in time")
+	case http.StatusInternalServerError: // huma's word for a body that broke off, which is the caller's doing
+		refusal = domain.Refuse(domain.CodeInvalidRequest, "the body broke off").WithCause(errors.Join(errs...))
+	case http.StatusBadRequest:
+		refusal.Code = domain.CodeInvalidRequest
+		if refusal.Fields = fieldErrors(errs); len(errs) == 0 {
+			refusal.Fields = []domain.FieldError{{Field: "body", Message: "is missing", Remedy: "send a JSON object"}}
 		}
 	default:
-		if code >= http.StatusInternalServerError {
-			refusal = domain.Refuse(domain.CodeInternal, "an internal error").WithCause(errors.Join(errs...))
-		}
+		refusal.Fields = fieldErrors(errs)
+	}
+	if len(refusal.Fields) > 0 {
+		refusal.Message = refusal.Fields[0].Field + " " + refusal.Fields[0].Message
 	}
 	reqCtx := context.Background()
 	if ctx != nil {
@@ -154,27 +152,54 @@ func fromHuma(ctx huma.Context, code int, message string, errs ...error) huma.St
 	return problemOf(reqCtx, refusal)
 }
 
+// maxFieldErrors bounds an answer: a body has room for thousands of faults.
+const maxFieldErrors = 20
+
 func fieldErrors(errs []error) []domain.FieldError {
 	var out []domain.FieldError
 	for _, err := range errs {
-		detailer, ok := err.(huma.ErrorDetailer)
-		if !ok {
-			continue
+		if detailer, ok := err.(huma.ErrorDetailer); ok && len(out) < maxFieldErrors {
+			out = append(out, fieldError(detailer.ErrorDetail()))
 		}
-		d := detailer.ErrorDetail()
-		field := strings.TrimPrefix(strings.TrimPrefix(strings.TrimPrefix(d.Location, "body."), "query."), "path.")
-		out = append(out, domain.FieldError{Field: field, Message: d.Message, Remedy: remedyFor(d.Message)})
 	}
 	return out
 }
 
-// remedyFor says what to do about the faults that huma finds in the shape of a request.
-func remedyFor(message string) string {
-	switch {
-	case message == "unexpected property":
-		return "remove it, or look for a misspelling; /openapi.json lists the fields"
-	case strings.HasPrefix(message, "expected required property"):
-		return "add it"
+// fieldError says in our words what huma found in the shape of a request.
+func fieldError(d *huma.ErrorDetail) domain.FieldError {
+	field, shown := fieldName(d.Location)
+	if name, message, ok := strings.Cut(d.Message, ": "); ok && d.Location == "body" { // a bodyFault
+		return domain.FieldError{Field: name, Message: message, Remedy: "send one JSON object as /openapi.json describes it"}
 	}
-	return "see the field's type in /openapi.json"
+	var missing string
+	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
+		return domain.FieldError{Field: missing, Message: "is missing", Remedy: "add it"}
+	}
+	switch {
+	case d.Message == "required query parameter is missing":
+		return domain.FieldError{Field: field, Message: "is missing", Remedy: "add it to the query"}
+	case d.Message == validation.MsgUnexpectedProperty && shown:
+		return domain.FieldError{Field: field, Message: "is not a field here", Remedy: "remove it, or look for a misspelling; /openapi.json lists the fields"}
+	case d.Message == validation.MsgUnexpectedProperty:
+		return domain.FieldError{Field: field, Message: "has a field that does not exist here, whose name is too long to be shown", Remedy: "see the fields in /openapi.json"}
+	}
+	return domain.FieldError{Field: field, Message: "does not fit: " + d.Message, Remedy: "see the field's type in /openapi.json"}
+}
+
+// fieldName is the field that a location names. Names of unknown fields and of kinds of resources are the caller's input:
+// they are shown only if they are too short for a secret, else what they stand in is.
+func fieldName(location string) (name string, shown bool) {
+	where, rest, _ := strings.Cut(location, ".")
+	name, inner, _ := strings.Cut(rest, ".")
+	switch {
+	case name == "" || len(name) >= domain.MinSecretLength || !plainName(name):
+		return where, false
+	case inner != "" && len(inner) < domain.MinSecretLength && plainName(inner):
+		return name + "." + inner, true
+	}
+	return name, true
+}
+
+func plainName(s string) bool {
+	return strings.Trim(s, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-[]") == ""
 }

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -14,38 +15,36 @@ import (
 
 // KeyPath is the key that a path names. It is exported because huma fills embedded fields only then.
 type KeyPath struct {
-	ID domain.KeyID `path:"id" maxLength:"64" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ID domain.KeyID `path:"id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
 }
 
-type keyOutput struct{ Body keyBody }
+type keyOutput struct{ Body KeyBody }
 
 type createKeyInput struct {
 	Body struct {
-		ProjectID               domain.ProjectID     `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-		Name                    string               `json:"name" doc:"1 to 200 printable characters"`
-		EnvironmentID           domain.EnvironmentID `json:"environment_id,omitempty" doc:"Default: the project's first environment"`
-		Scopes                  []string             `json:"scopes,omitempty" doc:"Default: all that the caller's key holds"`
-		Resources               map[string][]string  `json:"resources,omitempty" doc:"Limits per kind of resource"`
-		ExpiresAt               *time.Time           `json:"expires_at,omitempty" nullable:"true"`
-		RotationIntervalDays    *int64               `json:"rotation_interval_days,omitempty" nullable:"true"`
-		RotationIntervalSeconds *int64               `json:"rotation_interval_seconds,omitempty" nullable:"true"`
-		RotationWebhookURL      *string              `json:"rotation_webhook_url,omitempty" nullable:"true" doc:"Where the new secret is sent, signed, at each interval rotation"`
-		GracePeriodMinutes      *int64               `json:"grace_period_minutes,omitempty" nullable:"true"`
-		GracePeriodSeconds      *int64               `json:"grace_period_seconds,omitempty" nullable:"true" doc:"How long the old key stays valid after an interval rotation was acknowledged; default an hour, or half the interval if that is shorter"`
-		Metadata                json.RawMessage      `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
+		ProjectID               domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		Name                    string                `json:"name" example:"CI of the billing service" doc:"1 to 200 printable characters"`
+		EnvironmentID           *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
+		Scopes                  []string              `json:"scopes,omitempty" doc:"Default, also for an empty list: all that the caller's key holds"`
+		Resources               resources             `json:"resources,omitempty" doc:"Limits per kind of resource; default: those of the caller's key"`
+		ExpiresAt               *string               `json:"expires_at,omitempty" nullable:"true" format:"date-time" doc:"RFC 3339; default: as the caller's key, or never"`
+		RotationIntervalDays    *int64                `json:"rotation_interval_days,omitempty" nullable:"true" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
+		RotationIntervalSeconds *int64                `json:"rotation_interval_seconds,omitempty" nullable:"true" minimum:"0" maximum:"315360000" doc:"It rotates by itself this often; the installation has a minimum. Default and 0: it does not"`
+		RotationWebhookURL      *string               `json:"rotation_webhook_url,omitempty" nullable:"true" example:"https://hooks.example.com/rekey" doc:"Where the new secret is sent, signed, at each interval rotation; default: the old key fetches it"`
+		GracePeriodMinutes      *int64                `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
+		GracePeriodSeconds      *int64                `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; default an hour, or half the interval if that is shorter"`
+		Metadata                object                `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
 	}
 }
 
+// createdKeyBody is a new key with what is shown only once.
 type createdKeyBody struct {
-	keyBody
-	Key                   string  `json:"key" doc:"The secret. It is shown only here"`
-	RotationWebhookSecret *string `json:"rotation_webhook_secret,omitempty" doc:"What the webhooks are signed with (whsec_...). It is shown only here"`
+	KeyBody
+	Key                   string  `json:"key" example:"rk_live_..." doc:"The secret. It is shown only here"`
+	RotationWebhookSecret *string `json:"rotation_webhook_secret" example:"whsec_..." doc:"What the webhooks are signed with. It is shown only here; null without a webhook"`
 }
 
-type createdKeyOutput struct {
-	Status int
-	Body   createdKeyBody
-}
+type createdKeyOutput struct{ Body createdKeyBody }
 
 func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKeyOutput, error) {
 	b := &in.Body
@@ -57,15 +56,19 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKey
 	if err != nil {
 		return nil, err
 	}
+	expires, err := instant("expires_at", b.ExpiresAt)
+	if err != nil {
+		return nil, err
+	}
 	created, err := s.cfg.Commands.CreateKey(ctx, by(ctx), commands.CreateKey{
-		ProjectID: b.ProjectID, EnvironmentID: b.EnvironmentID, Name: b.Name, Scopes: b.Scopes, Resources: b.Resources,
-		ExpiresAt: b.ExpiresAt, RotationIntervalSeconds: orZero(interval), GraceSeconds: grace,
-		WebhookURL: orZero(b.RotationWebhookURL), Metadata: b.Metadata,
+		ProjectID: b.ProjectID, EnvironmentID: orZero(b.EnvironmentID), Name: b.Name, Scopes: b.Scopes,
+		Resources: domain.Resources(b.Resources), ExpiresAt: expires, RotationIntervalSeconds: orZero(interval), GraceSeconds: grace,
+		WebhookURL: orZero(b.RotationWebhookURL), Metadata: b.Metadata.RawMessage,
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &createdKeyOutput{Status: 201, Body: createdKeyBody{keyBody: bodyOf(created.Key, s.cfg.Now()), Key: created.Secret.Reveal()}}
+	out := &createdKeyOutput{Body: createdKeyBody{KeyBody: bodyOf(created.Key, s.cfg.Now()), Key: created.Secret.Reveal()}}
 	if !created.WebhookSecret.IsZero() {
 		secret := created.WebhookSecret.Reveal()
 		out.Body.RotationWebhookSecret = &secret
@@ -82,23 +85,26 @@ func orZero[T any](p *T) T {
 }
 
 type listKeysInput struct {
-	ProjectID      domain.ProjectID     `query:"project_id" required:"true"`
-	EnvironmentID  domain.EnvironmentID `query:"environment_id"`
-	LineageID      domain.LineageID     `query:"lineage_id"`
+	PageInput
+	ProjectID      domain.ProjectID     `query:"project_id" required:"true" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+	EnvironmentID  domain.EnvironmentID `query:"environment_id" doc:"Only of this environment"`
+	LineageID      domain.LineageID     `query:"lineage_id" doc:"Only of this lineage, and then also its revoked, expired and retired keys"`
 	IncludeRevoked bool                 `query:"include_revoked" doc:"Also revoked, expired and retired keys"`
-	Limit          int                  `query:"limit" default:"50" minimum:"1" maximum:"500"`
-	Cursor         string               `query:"cursor" doc:"From the Link header of the page before"`
 }
 
 type keysOutput struct {
-	Link string    `header:"Link" doc:"The next page, rel=next"`
-	Body []keyBody `nullable:"false"`
+	Link string    `header:"Link" doc:"The next page, rel=next; absent on the last one"`
+	Body []KeyBody `nullable:"false"`
 }
 
 func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, error) {
 	organization := caller(ctx).OrganizationID
-	if in.Cursor != "" && !domain.ValidID(domain.PrefixKey, in.Cursor) {
-		return nil, badCursor()
+	if err := cmp.Or(
+		in.check(domain.PrefixKey),
+		checkFilter("environment_id", domain.PrefixEnvironment, string(in.EnvironmentID)),
+		checkFilter("lineage_id", domain.PrefixLineage, string(in.LineageID)),
+	); err != nil {
+		return nil, err
 	}
 	if _, err := s.project(ctx, organization, in.ProjectID); err != nil {
 		return nil, err
@@ -110,13 +116,17 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 	if err != nil {
 		return nil, err
 	}
-	out := &keysOutput{Body: []keyBody{}}
+	out := &keysOutput{Body: []KeyBody{}}
 	if len(keys) > in.Limit {
 		keys = keys[:in.Limit]
-		out.Link = nextLink("/v1/api-keys", string(keys[len(keys)-1].ID), url.Values{
+		query := url.Values{
 			"project_id": {string(in.ProjectID)}, "environment_id": {string(in.EnvironmentID)}, "lineage_id": {string(in.LineageID)},
-			"include_revoked": {fmt.Sprint(in.IncludeRevoked)}, "limit": {fmt.Sprint(in.Limit)},
-		})
+			"limit": {fmt.Sprint(in.Limit)},
+		}
+		if in.IncludeRevoked {
+			query.Set("include_revoked", "true")
+		}
+		out.Link = nextLink("/v1/api-keys", string(keys[len(keys)-1].ID), query)
 	}
 	for _, k := range keys {
 		out.Body = append(out.Body, bodyOf(k, s.cfg.Now()))
@@ -124,8 +134,12 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 	return out, nil
 }
 
-func badCursor() error {
-	return domain.InvalidField("cursor", "is not one of ours", "take it from the Link header of the page before")
+// checkFilter refuses what cannot be an id; an id that is unknown selects nothing.
+func checkFilter(field, prefix, id string) error {
+	if id == "" || domain.ValidID(prefix, id) {
+		return nil
+	}
+	return domain.InvalidField(field, "is not an id", "take it from a key; it begins with "+prefix+"_")
 }
 
 // nextLink is the Link header that leads to the next page.
@@ -150,23 +164,23 @@ func (s *server) getKey(ctx context.Context, in *KeyPath) (*keyOutput, error) {
 type updateKeyInput struct {
 	KeyPath
 	Body struct {
-		Name                    optional[string]              `json:"name,omitempty"`
-		Scopes                  optional[[]string]            `json:"scopes,omitempty"`
-		Resources               optional[map[string][]string] `json:"resources,omitempty"`
-		ExpiresAt               optional[time.Time]           `json:"expires_at,omitempty" doc:"null: never"`
-		RotationIntervalDays    optional[int64]               `json:"rotation_interval_days,omitempty"`
-		RotationIntervalSeconds optional[int64]               `json:"rotation_interval_seconds,omitempty" doc:"null: no interval rotation"`
-		RotationWebhookURL      optional[string]              `json:"rotation_webhook_url,omitempty" doc:"A new URL gets a new signing secret"`
-		GracePeriodMinutes      optional[int64]               `json:"grace_period_minutes,omitempty"`
-		GracePeriodSeconds      optional[int64]               `json:"grace_period_seconds,omitempty"`
-		Metadata                optional[json.RawMessage]     `json:"metadata,omitempty"`
+		Name                    optional[string]    `json:"name,omitempty" nullable:"false" doc:"1 to 200 printable characters"`
+		Scopes                  optional[[]string]  `json:"scopes,omitempty" doc:"null: none at all"`
+		Resources               optional[resources] `json:"resources,omitempty" doc:"null: no limit"`
+		ExpiresAt               optional[string]    `json:"expires_at,omitempty" format:"date-time" doc:"RFC 3339; null: never"`
+		RotationIntervalDays    optional[int64]     `json:"rotation_interval_days,omitempty" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
+		RotationIntervalSeconds optional[int64]     `json:"rotation_interval_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"null or 0: it does not rotate by itself"`
+		RotationWebhookURL      optional[string]    `json:"rotation_webhook_url,omitempty" doc:"A new URL gets a new signing secret; null: the old key fetches its successor"`
+		GracePeriodMinutes      optional[int64]     `json:"grace_period_minutes,omitempty" nullable:"false" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
+		GracePeriodSeconds      optional[int64]     `json:"grace_period_seconds,omitempty" nullable:"false" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; 0 ends it then"`
+		Metadata                optional[object]    `json:"metadata,omitempty" doc:"Replaces all of it; null: none"`
 	}
 }
 
 type updatedKeyOutput struct {
 	Body struct {
-		keyBody
-		RotationWebhookSecret *string `json:"rotation_webhook_secret,omitempty" doc:"Only if the edit made a new receiver. It is shown only here"`
+		KeyBody
+		RotationWebhookSecret *string `json:"rotation_webhook_secret" example:"whsec_..." doc:"Only if the edit made a new receiver, else null. It is shown only here"`
 	}
 }
 
@@ -176,28 +190,31 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 	if err != nil {
 		return nil, err
 	}
+	if b.GracePeriodSeconds.null || b.GracePeriodMinutes.null { // zero would be the harshest reading of it
+		return nil, domain.InvalidField("grace_period_seconds", "cannot be null", "send a number; 0 ends the old key at each rotation")
+	}
 	grace, err := changeInUnits("grace_period_seconds", b.GracePeriodSeconds, "grace_period_minutes", b.GracePeriodMinutes, 60)
+	if err != nil {
+		return nil, err
+	}
+	expires, err := instant("expires_at", b.ExpiresAt.pointer())
 	if err != nil {
 		return nil, err
 	}
 	update := domain.UpdateKey{
 		KeyID: in.ID, Name: b.Name.change(), RotationIntervalSeconds: interval, GraceSeconds: grace,
-		WebhookURL: b.RotationWebhookURL.change(), Metadata: b.Metadata.change(),
-		Scopes:    domain.Change[domain.Scopes]{Set: b.Scopes.set, Value: b.Scopes.value},
-		Resources: domain.Change[domain.Resources]{Set: b.Resources.set, Value: b.Resources.value},
-	}
-	if b.ExpiresAt.set {
-		update.ExpiresAt = domain.ChangeTo[*time.Time](nil)
-		if !b.ExpiresAt.null {
-			update.ExpiresAt.Value = &b.ExpiresAt.value
-		}
+		WebhookURL: b.RotationWebhookURL.change(),
+		ExpiresAt:  domain.Change[*time.Time]{Set: b.ExpiresAt.set, Value: expires},
+		Scopes:     domain.Change[domain.Scopes]{Set: b.Scopes.set, Value: b.Scopes.value},
+		Resources:  domain.Change[domain.Resources]{Set: b.Resources.set, Value: domain.Resources(b.Resources.value)},
+		Metadata:   domain.Change[json.RawMessage]{Set: b.Metadata.set, Value: b.Metadata.value.RawMessage},
 	}
 	key, secret, err := s.cfg.Commands.UpdateKey(ctx, by(ctx), update)
 	if err != nil {
 		return nil, err
 	}
 	out := &updatedKeyOutput{}
-	out.Body.keyBody = bodyOf(key, s.cfg.Now())
+	out.Body.KeyBody = bodyOf(key, s.cfg.Now())
 	if !secret.IsZero() {
 		shown := secret.Reveal()
 		out.Body.RotationWebhookSecret = &shown
@@ -221,14 +238,14 @@ type revokeKeyInput struct {
 	KeyPath
 	Reason string `query:"reason" maxLength:"500" doc:"Why, for the history"`
 	Body   *struct {
-		Reason string `json:"reason,omitempty" maxLength:"500"`
+		Reason *string `json:"reason,omitempty" nullable:"true" maxLength:"500" doc:"In place of the parameter"`
 	}
 }
 
 func (s *server) revokeKey(ctx context.Context, in *revokeKeyInput) (*struct{}, error) {
 	reason := in.Reason
-	if in.Body != nil && in.Body.Reason != "" {
-		reason = in.Body.Reason
+	if in.Body != nil && in.Body.Reason != nil {
+		reason = *in.Body.Reason
 	}
 	return nil, s.cfg.Commands.RevokeKey(ctx, by(ctx), in.ID, reason)
 }
@@ -236,27 +253,27 @@ func (s *server) revokeKey(ctx context.Context, in *revokeKeyInput) (*struct{}, 
 type rotateKeyInput struct {
 	KeyPath
 	Body *struct {
-		GracePeriodMinutes *int64 `json:"grace_period_minutes,omitempty" nullable:"true" doc:"How long the old key stays valid; 0 ends it now; default 60"`
-		GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" nullable:"true"`
-		Supersede          bool   `json:"supersede,omitempty" doc:"Replace a rotation that still waits for its receiver"`
+		GracePeriodMinutes *int64 `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" example:"60" doc:"How long the old key stays valid; 0 ends it now; default 60"`
+		GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"In place of grace_period_minutes"`
+		Supersede          bool   `json:"supersede,omitempty" nullable:"true" doc:"Replace a rotation that still waits for its receiver"`
 	}
 }
 
 type rotatedKeyOutput struct {
 	Body struct {
-		OldKeyID       domain.KeyID      `json:"old_key_id"`
-		NewKeyID       domain.KeyID      `json:"new_key_id"`
-		RotationID     domain.RotationID `json:"rotation_id"`
-		ProjectID      domain.ProjectID  `json:"project_id"`
-		Name           string            `json:"name"`
-		Key            string            `json:"key" doc:"The new secret. It is shown only here"`
-		KeyPrefix      string            `json:"key_prefix"`
-		LastFour       string            `json:"last_four"`
-		Generation     int               `json:"generation"`
+		OldKeyID       domain.KeyID      `json:"old_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
+		NewKeyID       domain.KeyID      `json:"new_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7b"`
+		RotationID     domain.RotationID `json:"rotation_id" example:"rot_01jz8q0v6me5et8b3k2c9d4x7a"`
+		ProjectID      domain.ProjectID  `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		Name           string            `json:"name" example:"CI of the billing service"`
+		Key            string            `json:"key" example:"rk_live_..." doc:"The new secret. It is shown only here"`
+		KeyPrefix      string            `json:"key_prefix" example:"rk_live_x7Fq" doc:"Of the new secret"`
+		LastFour       string            `json:"last_four" example:"9aZk"`
+		Generation     int               `json:"generation" example:"2" doc:"Of the new key"`
 		Scopes         []string          `json:"scopes" nullable:"false"`
 		ExpiresAt      *time.Time        `json:"expires_at"`
 		CreatedAt      time.Time         `json:"created_at"`
-		GraceExpiresAt *time.Time        `json:"grace_expires_at" doc:"Until when the old key is valid"`
+		GraceExpiresAt *time.Time        `json:"grace_expires_at" doc:"Until when the old key is valid; in the past or now: it has ended"`
 	}
 }
 
@@ -268,9 +285,6 @@ func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey
 			return nil, err
 		}
 		if grace != nil {
-			if *grace < 0 || *grace > int64(domain.MaxGrace/time.Second) {
-				return nil, domain.InvalidField("grace_period_seconds", "is out of range", "choose 0 to 2592000 (30 days)")
-			}
 			rotate.Grace = time.Duration(*grace) * time.Second
 		}
 		rotate.Supersede = in.Body.Supersede
@@ -290,10 +304,10 @@ func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey
 
 type successorOutput struct {
 	Body struct {
-		KeyID          domain.KeyID      `json:"key_id"`
-		PreviousKeyID  domain.KeyID      `json:"previous_key_id"`
-		RotationID     domain.RotationID `json:"rotation_id"`
-		Key            string            `json:"key" doc:"The new secret. It is shown only here, once"`
+		KeyID          domain.KeyID      `json:"key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7b" doc:"The successor"`
+		PreviousKeyID  domain.KeyID      `json:"previous_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The presented key"`
+		RotationID     domain.RotationID `json:"rotation_id" example:"rot_01jz8q0v6me5et8b3k2c9d4x7a"`
+		Key            string            `json:"key" example:"rk_live_..." doc:"The new secret. It is shown only here, once"`
 		GraceExpiresAt time.Time         `json:"grace_expires_at" doc:"Until when the presented key is valid"`
 	}
 }

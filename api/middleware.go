@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"runtime/debug"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,10 +19,11 @@ import (
 
 // requestInfo is what one request's log line is made of. It is filled in on the way.
 type requestInfo struct {
-	id     string
-	caller *projections.Key
-	code   domain.Code
-	err    error // only for faults of ours
+	id      string
+	caller  *projections.Key
+	code    domain.Code
+	err     error // only for faults of ours
+	control *http.ResponseController
 }
 
 type infoKey struct{}
@@ -34,6 +36,14 @@ func info(ctx context.Context) *requestInfo {
 }
 
 func requestID(ctx context.Context) string { return info(ctx).id }
+
+// received lifts the deadline by which the request had to arrive. If it passed while the answer is being made, net/http
+// would take the caller for gone and cancel the context.
+func (i *requestInfo) received() {
+	if i.control != nil {
+		_ = i.control.SetReadDeadline(time.Time{}) // a writer without deadlines has none to lift
+	}
+}
 
 // noteError keeps what the log line says of a refusal. The cause is kept only of faults: refusals are the caller's.
 func noteError(ctx context.Context, code domain.Code, err error) {
@@ -49,7 +59,7 @@ func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count fu
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
-			i := &requestInfo{id: r.Header.Get("X-Request-Id")}
+			i := &requestInfo{id: r.Header.Get("X-Request-Id"), control: http.NewResponseController(w)}
 			if !validRequestID(i.id) {
 				i.id = ids.New("req", now())
 			}
@@ -59,8 +69,7 @@ func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count fu
 			r = r.WithContext(context.WithValue(r.Context(), infoKey{}, i))
 			recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 			defer func() {
-				route := chi.RouteContext(r.Context()).RoutePattern()
-				count(route, recorder.Status(), time.Since(began))
+				count(routeOf(r), recorder.Status(), time.Since(began))
 				logRequest(logger, r, i, recorder.Status(), time.Since(began))
 			}()
 			next.ServeHTTP(recorder, r)
@@ -68,17 +77,22 @@ func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count fu
 	}
 }
 
+// logRequest names the route and well-formed ids of ours, never the path or the query: a secret may have slipped into them.
 func logRequest(logger *slog.Logger, r *http.Request, i *requestInfo, status int, took time.Duration) {
 	level := slog.LevelDebug
-	if i.err != nil || status >= http.StatusInternalServerError {
+	gone := r.Context().Err() != nil // a caller that left is no fault of ours, whatever it was answered
+	if (i.err != nil || status >= http.StatusInternalServerError) && !gone {
 		level = slog.LevelError
 	}
 	if !logger.Enabled(r.Context(), level) {
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("request_id", i.id), slog.String("method", r.Method), slog.String("path", r.URL.Path),
+		slog.String("request_id", i.id), slog.String("method", knownMethod(r.Method)), slog.String("route", routeOf(r)),
 		slog.Int("status", status), slog.Duration("took", took),
+	}
+	if id := chi.URLParam(r, "id"); wellFormedID(id) {
+		attrs = append(attrs, slog.String("id", id))
 	}
 	if i.caller != nil {
 		attrs = append(attrs, slog.String("actor", string(i.caller.ID)))
@@ -92,15 +106,42 @@ func logRequest(logger *slog.Logger, r *http.Request, i *requestInfo, status int
 	logger.LogAttrs(r.Context(), level, "request", attrs...)
 }
 
-// validRequestID accepts a caller's own id if it is short and plain: it ends up in the log and in events.
+// knownMethod returns a method that may be repeated; any other is the caller's own text.
+func knownMethod(method string) string {
+	switch method {
+	case http.MethodGet, http.MethodHead, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete,
+		http.MethodOptions, http.MethodTrace, http.MethodConnect:
+		return method
+	}
+	return "another method"
+}
+
+// routeOf is the pattern that the request matched; empty if none did.
+func routeOf(r *http.Request) string {
+	if c := chi.RouteContext(r.Context()); c != nil {
+		return c.RoutePattern()
+	}
+	return ""
+}
+
+// wellFormedID reports whether a path's id is one of ours, and so no secret.
+func wellFormedID(id string) bool {
+	return slices.ContainsFunc([]string{
+		domain.PrefixKey, domain.PrefixOrganization, domain.PrefixProject, domain.PrefixEnvironment,
+	}, func(prefix string) bool { return domain.ValidID(prefix, id) })
+}
+
+// validRequestID accepts a caller's own id if it is short and plain: it ends up in the answer, the log and in events. Keys
+// have two underscores, so one that was sent here by mistake is not accepted.
 func validRequestID(id string) bool {
-	if id == "" || len(id) > 64 {
+	if id == "" || len(id) > 64 || strings.Count(id, "_") > 1 {
 		return false
 	}
 	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == ""
 }
 
-// recoverPanics turns a panic into a 500 whose cause is in the log only.
+// recoverPanics turns a panic into a 500 whose cause is in the log only. Where the answer has begun already, the
+// connection is cut: the caller must not take the part for the whole.
 func recoverPanics(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		defer func() {
@@ -111,17 +152,27 @@ func recoverPanics(next http.Handler) http.Handler {
 			if cause == http.ErrAbortHandler {
 				panic(cause)
 			}
-			writeProblem(w, r, fmt.Errorf("panic: %v\n%s", cause, debug.Stack()))
+			err := fmt.Errorf("panic: %v\n%s", cause, debug.Stack())
+			if begun, ok := w.(middleware.WrapResponseWriter); ok && begun.Status() != 0 {
+				noteError(r.Context(), domain.CodeInternal, err)
+				panic(http.ErrAbortHandler)
+			}
+			writeProblem(w, r, err)
 		}()
 		next.ServeHTTP(w, r)
 	})
 }
 
-// bearer returns the key of a request: RFC 6750, with the scheme in any case.
-func bearer(header string) (key string, presented bool) {
-	scheme, rest, _ := strings.Cut(header, " ")
+// bearer returns the key of a request by RFC 6750, with the scheme in any case. presented tells a wrong key from none: a
+// request with another scheme, or with two Authorization headers of which somebody else may read the other, shows none.
+func bearer(header http.Header) (key string, presented bool) {
+	values := header.Values("Authorization")
+	if len(values) != 1 {
+		return "", false
+	}
+	scheme, rest, _ := strings.Cut(values[0], " ")
 	if !strings.EqualFold(scheme, "bearer") {
-		return "", header != ""
+		return "", false
 	}
 	key = strings.TrimSpace(rest)
 	return key, key != ""
@@ -130,7 +181,7 @@ func bearer(header string) (key string, presented bool) {
 // authenticate returns the caller's key. Missing, malformed, unknown, expired and revoked all get the same answer.
 func (s *server) authenticate(r *http.Request) (*projections.Key, error) {
 	refused := domain.Refuse(domain.CodeUnauthenticated, "send a valid key as `Authorization: Bearer <key>`")
-	secret, presented := bearer(r.Header.Get("Authorization"))
+	secret, presented := bearer(r.Header)
 	if presented {
 		refused.With("presented", true) // taken out again by the challenge
 	}

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 
@@ -36,6 +37,26 @@ func (o optional[T]) Schema(r huma.Registry) *huma.Schema {
 // change is the edit; null is the zero value, which clears.
 func (o optional[T]) change() domain.Change[T] {
 	return domain.Change[T]{Set: o.set, Value: o.value}
+}
+
+// pointer is nil for null and for absent.
+func (o optional[T]) pointer() *T {
+	if !o.set || o.null {
+		return nil
+	}
+	return &o.value
+}
+
+// instant reads a time.
+func instant(field string, text *string) (*time.Time, error) {
+	if text == nil {
+		return nil, nil
+	}
+	at, err := time.Parse(time.RFC3339, *text)
+	if err != nil {
+		return nil, domain.InvalidField(field, "is not a time", "write it in RFC 3339, such as 2030-01-31T12:00:00Z")
+	}
+	return &at, nil
 }
 
 // inUnits merges a duration that may be given in seconds or in a larger unit, but not both.

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/url"
@@ -12,8 +13,16 @@ import (
 
 // PageInput selects a page of a list. It is exported because huma fills embedded fields only then.
 type PageInput struct {
-	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"500"`
-	Cursor string `query:"cursor" maxLength:"64" doc:"From the Link header of the page before"`
+	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"500" doc:"How many at most"`
+	Cursor string `query:"cursor" doc:"From the Link header of the page before"`
+}
+
+// check refuses a cursor that is no id of the list's kind.
+func (p PageInput) check(prefix string) error {
+	if p.Cursor == "" || domain.ValidID(prefix, p.Cursor) {
+		return nil
+	}
+	return domain.InvalidField("cursor", "is not one of ours", "take it from the Link header of the page before")
 }
 
 // page asks for one more than the limit, which tells whether there is a next page.
@@ -31,21 +40,25 @@ func cut[T any](p PageInput, path string, list []T, id func(T) string, query url
 	return list, nextLink(path, id(list[len(list)-1]), query)
 }
 
-type organizationBody struct {
-	ID        domain.OrganizationID `json:"id"`
-	Name      string                `json:"name"`
+// OrganizationBody is a tenant. It is exported for the same reason as KeyBody.
+type OrganizationBody struct {
+	ID        domain.OrganizationID `json:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Name      string                `json:"name" example:"Example GmbH"`
 	CreatedAt time.Time             `json:"created_at"`
 }
 
 type listOrganizationsInput struct{ PageInput }
 
 type organizationsOutput struct {
-	Link string             `header:"Link"`
-	Body []organizationBody `nullable:"false"`
+	Link string             `header:"Link" doc:"The next page, rel=next; absent on the last one"`
+	Body []OrganizationBody `nullable:"false"`
 }
 
 // listOrganizations shows an operator all organizations, and everybody else their own.
 func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInput) (*organizationsOutput, error) {
+	if err := in.check(domain.PrefixOrganization); err != nil {
+		return nil, err
+	}
 	page := in.page()
 	if !caller(ctx).Operator {
 		page.ID = string(caller(ctx).OrganizationID)
@@ -54,29 +67,29 @@ func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInp
 	if err != nil {
 		return nil, err
 	}
-	out := &organizationsOutput{Body: []organizationBody{}}
+	out := &organizationsOutput{Body: []OrganizationBody{}}
 	found, out.Link = cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
 	for _, o := range found {
-		out.Body = append(out.Body, organizationBody{o.ID, o.Name, o.CreatedAt})
+		out.Body = append(out.Body, OrganizationBody{o.ID, o.Name, o.CreatedAt})
 	}
 	return out, nil
 }
 
 type organizationPath struct {
-	ID domain.OrganizationID `path:"id" maxLength:"64"`
+	ID domain.OrganizationID `path:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
 }
 
-type organizationOutput struct{ Body organizationBody }
+type organizationOutput struct{ Body OrganizationBody }
 
 func (s *server) getOrganization(ctx context.Context, in *organizationPath) (*organizationOutput, error) {
-	if !caller(ctx).Operator && in.ID != caller(ctx).OrganizationID {
+	if !domain.ValidID(domain.PrefixOrganization, string(in.ID)) || !caller(ctx).Operator && in.ID != caller(ctx).OrganizationID {
 		return nil, domain.NotFound("organization")
 	}
 	found, err := s.cfg.Reader.Organizations(ctx, projections.Page{ID: string(in.ID), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "organization")
 	}
-	return &organizationOutput{Body: organizationBody{found[0].ID, found[0].Name, found[0].CreatedAt}}, nil
+	return &organizationOutput{Body: OrganizationBody{found[0].ID, found[0].Name, found[0].CreatedAt}}, nil
 }
 
 func orNotFound(err error, what string) error {
@@ -88,18 +101,17 @@ func orNotFound(err error, what string) error {
 
 type createOrganizationInput struct {
 	Body struct {
-		Name string `json:"name"`
+		Name string `json:"name" example:"Example GmbH" doc:"1 to 200 printable characters"`
 	}
 }
 
 type createdOrganizationOutput struct {
-	Status int
-	Body   struct {
-		organizationBody
-		ProjectID     domain.ProjectID     `json:"project_id" doc:"The project that was made with it"`
-		EnvironmentID domain.EnvironmentID `json:"environment_id"`
-		KeyID         domain.KeyID         `json:"key_id"`
-		Key           string               `json:"key" doc:"The organization's first key, with every right in it. It is shown only here"`
+	Body struct {
+		OrganizationBody
+		ProjectID     domain.ProjectID     `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The project that was made with it"`
+		EnvironmentID domain.EnvironmentID `json:"environment_id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The environment that was made with it"`
+		KeyID         domain.KeyID         `json:"key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
+		Key           string               `json:"key" example:"rk_live_..." doc:"The organization's first key, with every right in it. It is shown only here"`
 	}
 }
 
@@ -108,18 +120,18 @@ func (s *server) createOrganization(ctx context.Context, in *createOrganizationI
 	if err != nil {
 		return nil, err
 	}
-	out := &createdOrganizationOutput{Status: 201}
-	out.Body.organizationBody = organizationBody{tenant.OrganizationID, tenant.Name, tenant.CreatedAt}
+	out := &createdOrganizationOutput{}
+	out.Body.OrganizationBody = OrganizationBody{tenant.OrganizationID, tenant.Name, tenant.CreatedAt}
 	out.Body.ProjectID, out.Body.EnvironmentID = tenant.Key.ProjectID, tenant.Key.EnvironmentID
 	out.Body.KeyID, out.Body.Key = tenant.Key.ID, tenant.Secret.Reveal()
 	return out, nil
 }
 
 type projectBody struct {
-	ID             domain.ProjectID      `json:"id"`
-	OrganizationID domain.OrganizationID `json:"organization_id"`
-	Name           string                `json:"name"`
-	Brand          string                `json:"brand" doc:"Begins the secrets of the project"`
+	ID             domain.ProjectID      `json:"id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+	OrganizationID domain.OrganizationID `json:"organization_id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Name           string                `json:"name" example:"Billing"`
+	Brand          string                `json:"brand" example:"rk" doc:"Begins the secrets of the project"`
 	CreatedAt      time.Time             `json:"created_at"`
 }
 
@@ -130,11 +142,14 @@ func bodyOfProject(p *projections.Project) projectBody {
 type listProjectsInput struct{ PageInput }
 
 type projectsOutput struct {
-	Link string        `header:"Link"`
+	Link string        `header:"Link" doc:"The next page, rel=next; absent on the last one"`
 	Body []projectBody `nullable:"false"`
 }
 
 func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*projectsOutput, error) {
+	if err := in.check(domain.PrefixProject); err != nil {
+		return nil, err
+	}
 	found, err := s.cfg.Reader.Projects(ctx, caller(ctx).OrganizationID, in.page())
 	if err != nil {
 		return nil, err
@@ -160,13 +175,10 @@ func (s *server) project(ctx context.Context, organization domain.OrganizationID
 }
 
 type projectPath struct {
-	ID domain.ProjectID `path:"id" maxLength:"64"`
+	ID domain.ProjectID `path:"id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
 }
 
-type projectOutput struct {
-	Status int
-	Body   projectBody
-}
+type projectOutput struct{ Body projectBody }
 
 func (s *server) getProject(ctx context.Context, in *projectPath) (*projectOutput, error) {
 	p, err := s.project(ctx, caller(ctx).OrganizationID, in.ID)
@@ -178,9 +190,9 @@ func (s *server) getProject(ctx context.Context, in *projectPath) (*projectOutpu
 
 type createProjectInput struct {
 	Body struct {
-		Name           string                `json:"name"`
-		Brand          string                `json:"brand,omitempty" doc:"1 to 24 of a-z, 0-9 and inner hyphens; default rk"`
-		OrganizationID domain.OrganizationID `json:"organization_id,omitempty" doc:"Default: the caller's. Only an operator may name another"`
+		Name           string                `json:"name" example:"Billing" doc:"1 to 200 printable characters"`
+		Brand          string                `json:"brand,omitempty" nullable:"true" example:"rk" doc:"Begins the secrets of the project: 1 to 24 of a-z, 0-9 and inner hyphens; default rk"`
+		OrganizationID domain.OrganizationID `json:"organization_id,omitempty" nullable:"true" example:"org_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the caller's. Only an operator may name another"`
 	}
 }
 
@@ -189,14 +201,14 @@ func (s *server) createProject(ctx context.Context, in *createProjectInput) (*pr
 	if err != nil {
 		return nil, err
 	}
-	return &projectOutput{Status: 201, Body: bodyOfProject(p)}, nil
+	return &projectOutput{Body: bodyOfProject(p)}, nil
 }
 
 type environmentBody struct {
-	ID             domain.EnvironmentID  `json:"id"`
-	OrganizationID domain.OrganizationID `json:"organization_id"`
-	ProjectID      domain.ProjectID      `json:"project_id"`
-	Name           string                `json:"name" doc:"Stands in the secrets of the environment"`
+	ID             domain.EnvironmentID  `json:"id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a"`
+	OrganizationID domain.OrganizationID `json:"organization_id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ProjectID      domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Name           string                `json:"name" example:"live" doc:"Stands in the secrets of the environment"`
 	CreatedAt      time.Time             `json:"created_at"`
 }
 
@@ -206,15 +218,19 @@ func bodyOfEnvironment(e *projections.Environment) environmentBody {
 
 type listEnvironmentsInput struct {
 	PageInput
-	ProjectID domain.ProjectID `query:"project_id" maxLength:"64" doc:"Only of this project"`
+	ProjectID domain.ProjectID `query:"project_id" doc:"Only of this project"`
 }
 
 type environmentsOutput struct {
-	Link string            `header:"Link"`
+	Link string            `header:"Link" doc:"The next page, rel=next; absent on the last one"`
 	Body []environmentBody `nullable:"false"`
 }
 
 func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput) (*environmentsOutput, error) {
+	err := cmp.Or(in.check(domain.PrefixEnvironment), checkFilter("project_id", domain.PrefixProject, string(in.ProjectID)))
+	if err != nil {
+		return nil, err
+	}
 	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, in.ProjectID, in.page())
 	if err != nil {
 		return nil, err
@@ -229,15 +245,15 @@ func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput
 }
 
 type environmentPath struct {
-	ID domain.EnvironmentID `path:"id" maxLength:"64"`
+	ID domain.EnvironmentID `path:"id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a"`
 }
 
-type environmentOutput struct {
-	Status int
-	Body   environmentBody
-}
+type environmentOutput struct{ Body environmentBody }
 
 func (s *server) getEnvironment(ctx context.Context, in *environmentPath) (*environmentOutput, error) {
+	if !domain.ValidID(domain.PrefixEnvironment, string(in.ID)) {
+		return nil, domain.NotFound("environment")
+	}
 	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, "", projections.Page{ID: string(in.ID), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "environment")
@@ -247,8 +263,8 @@ func (s *server) getEnvironment(ctx context.Context, in *environmentPath) (*envi
 
 type createEnvironmentInput struct {
 	Body struct {
-		ProjectID domain.ProjectID `json:"project_id"`
-		Name      string           `json:"name" doc:"1 to 24 of a-z, 0-9 and inner hyphens"`
+		ProjectID domain.ProjectID `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		Name      string           `json:"name" example:"test" doc:"1 to 24 of a-z, 0-9 and inner hyphens"`
 	}
 }
 
@@ -257,5 +273,5 @@ func (s *server) createEnvironment(ctx context.Context, in *createEnvironmentInp
 	if err != nil {
 		return nil, err
 	}
-	return &environmentOutput{Status: 201, Body: bodyOfEnvironment(e)}, nil
+	return &environmentOutput{Body: bodyOfEnvironment(e)}, nil
 }

@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"time"
 
 	"github.com/rekeyhq/rekey/domain"
@@ -11,32 +10,32 @@ import (
 
 type verifyInput struct {
 	Body struct {
-		Key       string            `json:"key" doc:"The secret that was presented"`
+		Key       string            `json:"key" example:"rk_live_..." doc:"The secret that was presented"`
 		Scopes    []string          `json:"scopes,omitempty" maxItems:"64" doc:"Scopes it must hold, all of them"`
-		Resources map[string]string `json:"resources,omitempty" doc:"The resource it is used for, per kind" example:"{\"app\":\"com.demo.app\"}"`
-		IP        string            `json:"ip,omitempty" maxLength:"64" doc:"Where the secret was presented from"`
+		Resources map[string]string `json:"resources,omitempty" nullable:"true" doc:"The resource it is used for, per kind" example:"{\"app\":\"com.demo.app\"}"`
+		IP        string            `json:"ip,omitempty" nullable:"true" maxLength:"64" example:"203.0.113.7" doc:"Where the secret was presented from"`
 	}
 }
 
-type verifyBody struct {
-	Valid          bool                   `json:"valid" doc:"True in grace too"`
-	Code           projections.Code       `json:"code" enum:"VALID,NOT_FOUND,REVOKED,EXPIRED,GRACE_EXPIRED,INSUFFICIENT_SCOPE,RESOURCE_DENIED,DISABLED"`
-	Status         *domain.Status         `json:"status"`
-	KeyID          *domain.KeyID          `json:"key_id"`
-	LineageID      *domain.LineageID      `json:"lineage_id"`
-	Generation     *int                   `json:"generation"`
-	OrganizationID *domain.OrganizationID `json:"organization_id"`
-	ProjectID      *domain.ProjectID      `json:"project_id"`
-	EnvironmentID  *domain.EnvironmentID  `json:"environment_id"`
-	Name           *string                `json:"name"`
+type verdictBody struct {
+	Valid          bool                   `json:"valid" doc:"Whether it may be used as asked; in grace too"`
+	Code           projections.Code       `json:"code" enum:"VALID,NOT_FOUND,REVOKED,EXPIRED,GRACE_EXPIRED,INSUFFICIENT_SCOPE,RESOURCE_DENIED,DISABLED" doc:"NOT_FOUND also for a malformed secret and for a key of another organization: then all that follows is null"`
+	Status         *domain.Status         `json:"status" enum:"active,pending,grace,revoked,expired,retired"`
+	KeyID          *domain.KeyID          `json:"key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
+	LineageID      *domain.LineageID      `json:"lineage_id" example:"lin_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Generation     *int                   `json:"generation" example:"1"`
+	OrganizationID *domain.OrganizationID `json:"organization_id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ProjectID      *domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+	EnvironmentID  *domain.EnvironmentID  `json:"environment_id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Name           *string                `json:"name" example:"CI of the billing service"`
 	Scopes         []string               `json:"scopes"`
-	Metadata       json.RawMessage        `json:"metadata"`
+	Metadata       object                 `json:"metadata"`
 	ExpiresAt      *time.Time             `json:"expires_at"`
 	GraceExpiresAt *time.Time             `json:"grace_expires_at" doc:"In grace: when that ends"`
 	ReplacedBy     *domain.KeyID          `json:"replaced_by_key_id" doc:"In grace: the key that replaced it"`
 }
 
-type verifyOutput struct{ Body verifyBody }
+type verifyOutput struct{ Body verdictBody }
 
 func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, error) {
 	verdict, err := s.cfg.Verifier.Verify(ctx, projections.VerifyRequest{
@@ -45,14 +44,14 @@ func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, er
 	if err != nil {
 		return nil, err
 	}
-	b := verifyBody{Valid: verdict.Valid(), Code: verdict.Code}
+	b := verdictBody{Valid: verdict.Valid(), Code: verdict.Code}
 	if k := verdict.Key; k != nil {
 		if b.Valid {
 			s.cfg.Commands.FirstUse(k)
 		}
 		b.Status, b.KeyID, b.LineageID, b.Generation = &verdict.Status, &k.ID, &k.LineageID, &k.Generation
 		b.OrganizationID, b.ProjectID, b.EnvironmentID = &k.OrganizationID, &k.ProjectID, &k.EnvironmentID
-		b.Name, b.Scopes, b.Metadata, b.ExpiresAt = &k.Name, orEmpty(k.Scopes), k.Metadata, k.ExpiresAt
+		b.Name, b.Scopes, b.Metadata, b.ExpiresAt = &k.Name, orEmpty(k.Scopes), object{k.Metadata}, k.ExpiresAt
 		b.GraceExpiresAt, b.ReplacedBy = k.GraceExpiresAt, k.ReplacedBy
 	}
 	return &verifyOutput{Body: b}, nil

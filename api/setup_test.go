@@ -1,0 +1,408 @@
+package api_test
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"github.com/rekeyhq/rekey/api"
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/seal"
+	"github.com/rekeyhq/rekey/internal/webhook"
+	"github.com/rekeyhq/rekey/migrations/dbtest"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+func TestMain(m *testing.M) { dbtest.Main(m) }
+
+// bench is the surface on a real database, wired as cmd/rekey wires it, without NATS and workers.
+type bench struct {
+	t        *testing.T
+	store    *eventstore.Store
+	reader   *projections.Reader
+	commands *commands.Service
+	clock    *clock
+	logs     *logs
+	config   api.Config
+	http     *httptest.Server
+	tenant   commands.NewTenant // of the first start
+	root     *client
+}
+
+// options change a bench before it is built.
+type options struct {
+	pool      *pgxpool.Pool // nil: one on a fresh database
+	now       time.Time     // zero: the real time goes on; else it stands
+	configure func(*api.Config)
+	server    func(*httptest.Server)
+}
+
+// setup starts the surface on a fresh database, with the organization and the root key of a first start.
+func setup(t *testing.T, o options) *bench {
+	t.Helper()
+	b := &bench{t: t, clock: &clock{at: o.now}, logs: &logs{}}
+	if o.pool == nil {
+		o.pool = dbtest.New(t).Pool(t)
+	}
+	logger := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	b.store = eventstore.New(eventstore.Config{Pool: o.pool, Projection: projections.ReadModel{}, Logger: logger, Now: b.clock.Now})
+	b.reader = projections.NewReader(o.pool)
+	guard, err := webhook.NewGuard(nil)
+	must(t, err)
+	sealer, err := seal.New(seal.NewKey())
+	must(t, err)
+	b.commands = commands.New(commands.Config{
+		Store: b.store, Reader: b.reader, Sealer: sealer, CheckURL: guard.CheckURL, Now: b.clock.Now,
+		Limits: domain.Limits{MinRotationInterval: time.Hour},
+	})
+	b.config = api.Config{
+		Commands: b.commands, Reader: b.reader, Verifier: projections.NewVerifier(b.reader, b.clock.Now), Logger: logger,
+		Version: "test", Now: b.clock.Now, Tail: b.tail, Ready: b.reader.Ping,
+	}
+	if o.configure != nil {
+		o.configure(&b.config)
+	}
+	b.runStore()
+	b.serve(o.server)
+	b.tenant, err = b.commands.Setup(t.Context(), domain.Secret{})
+	must(t, err)
+	b.root = b.as(b.tenant.Secret.Reveal())
+	return b
+}
+
+func (b *bench) runStore() {
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan error, 1)
+	go func() { done <- b.store.Run(ctx) }()
+	b.t.Cleanup(func() {
+		cancel()
+		if err := <-done; err != nil {
+			b.t.Error(err)
+		}
+	})
+}
+
+// serve listens as cmd/rekey does: streams end when the shutdown begins.
+func (b *bench) serve(adjust func(*httptest.Server)) {
+	base, cut := context.WithCancel(context.Background())
+	b.http = httptest.NewUnstartedServer(api.New(b.config))
+	b.http.Config.BaseContext = func(net.Listener) context.Context { return base }
+	b.http.Config.RegisterOnShutdown(cut)
+	b.http.Config.ErrorLog = slog.NewLogLogger(b.config.Logger.Handler(), slog.LevelWarn)
+	if adjust != nil {
+		adjust(b.http)
+	}
+	b.http.Start()
+	b.t.Cleanup(func() {
+		cut()
+		b.http.Close()
+	})
+}
+
+// tail is cmd/rekey's: it waits until the log moves past a position.
+func (b *bench) tail(ctx context.Context, after int64) (int64, error) {
+	for {
+		head, err := b.store.Head(ctx, eventstore.Lifecycle)
+		if err != nil || head > after {
+			return head, err
+		}
+		if err := b.store.Wait(ctx, eventstore.Lifecycle, after); err != nil {
+			return head, err
+		}
+	}
+}
+
+// head is the number of events so far: what it was before a refusal it must be after it.
+func (b *bench) head() int64 {
+	b.t.Helper()
+	head, err := b.store.Head(b.t.Context(), eventstore.Lifecycle)
+	must(b.t, err)
+	return head
+}
+
+// sweep carries out what is due, as the worker does.
+func (b *bench) sweep() {
+	b.t.Helper()
+	due, err := b.reader.Due(b.t.Context(), b.clock.Now(), 100)
+	must(b.t, err)
+	for _, outcome := range b.commands.Sweep(b.t.Context(), due) {
+		must(b.t, outcome.Err)
+	}
+}
+
+// client calls the surface with one key; every answer is held against the OpenAPI document.
+type client struct {
+	b      *bench
+	secret string
+	http   *http.Client
+}
+
+func (b *bench) as(secret string) *client {
+	transport := &http.Transport{MaxIdleConnsPerHost: 128}
+	b.t.Cleanup(transport.CloseIdleConnections)
+	return &client{b: b, secret: secret, http: &http.Client{
+		Transport: documented{b.t, transport}, Timeout: 30 * time.Second,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+	}}
+}
+
+// answer is what came back, read to its end.
+type answer struct {
+	t      *testing.T
+	status int
+	header http.Header
+	body   []byte
+}
+
+// call sends a request. A body that is a string is sent as it is, any other as JSON; headers come in pairs, and an empty
+// value removes the header.
+func (c *client) call(method, path string, body any, headers ...string) *answer {
+	c.b.t.Helper()
+	a, err := c.try(method, path, body, headers...)
+	must(c.b.t, err)
+	return a
+}
+
+// try is call for goroutines beside the test's own: it returns what fails.
+func (c *client) try(method, path string, body any, headers ...string) (*answer, error) {
+	response, err := c.http.Do(c.request(method, path, body, headers...))
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = response.Body.Close() }()
+	raw, err := io.ReadAll(response.Body)
+	return &answer{t: c.b.t, status: response.StatusCode, header: response.Header, body: raw}, err
+}
+
+func (c *client) request(method, path string, body any, headers ...string) *http.Request {
+	var reader io.Reader
+	switch body := body.(type) {
+	case nil:
+	case string:
+		reader = strings.NewReader(body)
+	default:
+		raw, err := json.Marshal(body)
+		if err != nil {
+			panic(err)
+		}
+		reader = bytes.NewReader(raw)
+	}
+	request, err := http.NewRequestWithContext(context.Background(), method, c.b.http.URL+path, reader)
+	if err != nil {
+		panic(err)
+	}
+	if c.secret != "" {
+		request.Header.Set("Authorization", "Bearer "+c.secret)
+	}
+	if body != nil {
+		request.Header.Set("Content-Type", "application/json")
+	}
+	for i := 0; i+1 < len(headers); i += 2 {
+		request.Header.Del(headers[i])
+		if headers[i+1] != "" {
+			request.Header.Add(headers[i], headers[i+1])
+		}
+	}
+	return request
+}
+
+// wants fails the test unless the status is the one wanted.
+func (a *answer) wants(status int) *answer {
+	a.t.Helper()
+	if a.status != status {
+		a.t.Fatalf("got %d, want %d: %s", a.status, status, a.body)
+	}
+	return a
+}
+
+func (a *answer) into(v any) {
+	a.t.Helper()
+	if err := json.Unmarshal(a.body, v); err != nil {
+		a.t.Fatalf("read %s: %v", a.body, err)
+	}
+}
+
+// fields are those of an object.
+func (a *answer) fields() map[string]any {
+	a.t.Helper()
+	var fields map[string]any
+	a.into(&fields)
+	return fields
+}
+
+// text is one of its fields that is a string.
+func (a *answer) text(field string) string {
+	a.t.Helper()
+	text, ok := a.fields()[field].(string)
+	if !ok {
+		a.t.Fatalf("%s is no string in %s", field, a.body)
+	}
+	return text
+}
+
+// problem is an error as a client reads it.
+type problem struct {
+	Type      string
+	Title     string
+	Status    int
+	Code      string
+	Detail    string
+	RequestID string `json:"request_id"`
+	Errors    []struct{ Field, Message, Remedy string }
+	Details   map[string]any
+}
+
+// refused reads the problem document of an error and checks what all of them have.
+func (a *answer) refused(status int, code domain.Code) problem {
+	a.t.Helper()
+	var p problem
+	a.wants(status).into(&p)
+	switch {
+	case a.header.Get("Content-Type") != "application/problem+json":
+		a.t.Errorf("Content-Type %q", a.header.Get("Content-Type"))
+	case p.Code != string(code):
+		a.t.Errorf("code %q, want %q: %s", p.Code, code, a.body)
+	case p.Status != status || p.Type != "urn:rekey:problem:"+p.Code || p.Title == "" || p.Detail == "":
+		a.t.Errorf("not a whole problem document: %s", a.body)
+	case p.RequestID == "" || p.RequestID != a.header.Get("X-Request-Id"):
+		a.t.Errorf("request id %q, header %q", p.RequestID, a.header.Get("X-Request-Id"))
+	}
+	return p
+}
+
+type fields = map[string]any
+
+// newKey creates a key in the first project and returns what was answered.
+func (b *bench) newKey(settings fields) *answer {
+	b.t.Helper()
+	return b.root.newKeyIn(b.tenant.Key.ProjectID, settings)
+}
+
+func (c *client) newKeyIn(project domain.ProjectID, settings fields) *answer {
+	c.b.t.Helper()
+	body := fields{"project_id": project, "name": "a key"}
+	for name, value := range settings {
+		body[name] = value
+	}
+	return c.call("POST", "/v1/api-keys", body).wants(http.StatusCreated)
+}
+
+// holding returns a client whose key holds these scopes.
+func (b *bench) holding(scopes ...string) *client {
+	b.t.Helper()
+	return b.as(b.newKey(fields{"name": "caller", "scopes": scopes}).text("key"))
+}
+
+// organization is a tenant beside the first one.
+type organization struct {
+	id          domain.OrganizationID
+	project     domain.ProjectID
+	environment domain.EnvironmentID
+	key         domain.KeyID
+	owner       *client
+}
+
+func (b *bench) newOrganization(name string) organization {
+	b.t.Helper()
+	made := b.root.call("POST", "/v1/organizations", fields{"name": name}).wants(http.StatusCreated)
+	return organization{
+		id: domain.OrganizationID(made.text("id")), project: domain.ProjectID(made.text("project_id")),
+		environment: domain.EnvironmentID(made.text("environment_id")), key: domain.KeyID(made.text("key_id")),
+		owner: b.as(made.text("key")),
+	}
+}
+
+// verify asks for a verdict on a secret.
+func (b *bench) verify(secret string) *answer {
+	b.t.Helper()
+	return b.root.call("POST", "/v1/api-keys/verify", fields{"key": secret}).wants(http.StatusOK)
+}
+
+// clock stands still at a time, or is the real one.
+type clock struct {
+	mu sync.Mutex
+	at time.Time
+}
+
+func (c *clock) Now() time.Time {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.at.IsZero() {
+		return time.Now()
+	}
+	return c.at
+}
+
+func (c *clock) advance(by time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.at = c.at.Add(by)
+}
+
+// logs holds everything that was logged, from debug up.
+type logs struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (l *logs) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.Write(p)
+}
+
+func (l *logs) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.text.String()
+}
+
+// line returns the log line of a request once it is there: it is written after the answer.
+func (l *logs) line(t *testing.T, requestID string) fields {
+	t.Helper()
+	var found fields
+	eventually(t, "the log line of "+requestID, func() bool {
+		for text := range strings.Lines(l.String()) {
+			var line fields
+			if json.Unmarshal([]byte(text), &line) == nil && line["request_id"] == requestID && line["msg"] == "request" {
+				found = line
+			}
+		}
+		return found != nil
+	})
+	return found
+}
+
+// eventually polls a condition with a deadline.
+func eventually(t *testing.T, what string, condition func() bool) {
+	t.Helper()
+	for deadline := time.Now().Add(10 * time.Second); !condition(); {
+		if time.Now().After(deadline) {
+			t.Fatalf("waited in vain for %s", what)
+		}
+		time.Sleep(2 * time.Millisecond)
+	}
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// unknown is a well-formed id of something that does not exist.
+func unknown(prefix string) string { return domain.IDs{}.New(prefix, time.Now()) }
