@@ -96,6 +96,10 @@ func (s *Service) CreateProject(ctx context.Context, by By, organization domain.
 	if organization == "" {
 		organization = by.Caller.OrganizationID
 	}
+	none := domain.NotFound("organization")
+	if !domain.ValidID(domain.PrefixOrganization, string(organization)) {
+		return nil, none
+	}
 	id := newID[domain.ProjectID](s, domain.PrefixProject)
 	environment := newID[domain.EnvironmentID](s, domain.PrefixEnvironment)
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
@@ -103,7 +107,7 @@ func (s *Service) CreateProject(ctx context.Context, by By, organization domain.
 		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) {
 			_, err := view.Organization(organization)
 			if err != nil || organization != by.Caller.OrganizationID && !by.Caller.Operator {
-				return nil, domain.NotFound("organization").WithCause(err)
+				return nil, none
 			}
 			return domain.CreateProject(organization, id, name, brand, environment)
 		},
@@ -119,6 +123,9 @@ func (s *Service) CreateProject(ctx context.Context, by By, organization domain.
 
 // CreateEnvironment adds an environment to a project.
 func (s *Service) CreateEnvironment(ctx context.Context, by By, project domain.ProjectID, name string) (*projections.Environment, error) {
+	if !domain.ValidID(domain.PrefixProject, string(project)) {
+		return nil, noProject()
+	}
 	id := newID[domain.EnvironmentID](s, domain.PrefixEnvironment)
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
 		Writes: []string{string(project)}, Actor: by.actor(), RequestID: by.RequestID,

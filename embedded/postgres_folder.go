@@ -32,6 +32,9 @@ func MakeDir(dir string) error {
 	if err != nil {
 		return fmt.Errorf("make path absolute: %w", err)
 	}
+	if info, err := os.Stat(dir); err == nil && !info.IsDir() {
+		return fmt.Errorf("make folder: %w", &fs.PathError{Op: "mkdir", Path: dir, Err: syscall.ENOTDIR})
+	}
 	if pgExists(dir) {
 		return nil
 	}

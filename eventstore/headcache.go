@@ -1,24 +1,13 @@
 package eventstore
 
-import (
-	"sync/atomic"
-
-	"github.com/rekeyhq/rekey/internal/lately"
-)
+import "github.com/rekeyhq/rekey/internal/lately"
 
 // headCacheSize bounds a generation of the heads that one writer keeps.
 const headCacheSize = 16384
 
 // headCache keeps the heads that a writer met lately, with their states. The writer's first step alone uses the states;
 // its second step may drop entries at the same time.
-type headCache struct {
-	heads  lately.Map[string, *head]
-	losses atomic.Int64
-}
-
-// lost counts how often heads were forgotten. A batch that was begun before the last time may have been decided on what
-// never happened, and a version cannot tell: another process may since have brought the stream to the same one.
-func (c *headCache) lost() int64 { return c.losses.Load() }
+type headCache struct{ heads lately.Map[string, *head] }
 
 // get returns a kept head, or nil.
 func (c *headCache) get(id string) *head {
@@ -37,10 +26,11 @@ func (c *headCache) keep(heads map[string]*head) {
 	}
 }
 
-// forget drops the heads of a batch that failed: their states tell of what did not happen.
+// forget drops the heads of a batch that failed: their states tell of what did not happen. Whoever took them over
+// meanwhile learns it from the mark.
 func (c *headCache) forget(heads map[string]*head) {
-	c.losses.Add(1)
 	for id, h := range heads {
+		h.untrue.Store(true)
 		c.heads.Delete(id, func(kept *head) bool { return kept == h })
 	}
 }

@@ -179,7 +179,9 @@ func newID(prefix string) string { return ids.New(prefix, time.Now()) }
 func touch(label string, streams ...string) eventstore.Command {
 	return eventstore.Command{
 		Writes: streams, Actor: domain.ActorSetup, RequestID: label,
-		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) { return eventsFor(view, label, streams...), nil },
+		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) {
+			return eventsFor(view, label, streams...), nil
+		},
 	}
 }
 

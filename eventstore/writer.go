@@ -37,7 +37,6 @@ type job struct {
 	// batch that it cannot take.
 	locked []*pending
 	failed error // why the whole batch needs locked heads
-	lost   int64 // what kept.lost said when the batch was begun
 }
 
 // write runs one writer until the queue is closed and empty.
@@ -62,7 +61,7 @@ func (s *Store) write() {
 
 // gather decides what comes until the second step can take a batch.
 func (w *writer) gather(first *pending) *job {
-	j := &job{tx: w.store.newTransaction(map[string]*head{}), lost: w.kept.lost()}
+	j := &job{tx: w.store.newTransaction(map[string]*head{})}
 	w.add(j, w.store.join(first, w.store.cfg.MaxBatch))
 	for ready, open := false, true; !ready; {
 		room := w.store.cfg.MaxBatch - len(j.taken)
@@ -125,9 +124,6 @@ func (w *writer) tryAdd(j *job, more []*pending) (err error) {
 
 // finish makes a batch ready to be sent, or leaves all of it to locked heads.
 func (w *writer) finish(j *job) *job {
-	if j.lost != w.kept.lost() {
-		j.failed = errOutdated
-	}
 	if j.failed == nil && len(j.decisions) > 0 {
 		j.failed = w.tryFinish(j)
 	}
@@ -149,9 +145,6 @@ func (w *writer) tryFinish(j *job) (err error) {
 	w.kept.keep(j.tx.heads)
 	return nil
 }
-
-// errOutdated leaves a batch to locked heads that was decided while the one before was on its way, which then failed.
-var errOutdated = errors.New("the batch was decided on what did not happen")
 
 // untrue reports whether a decision was made on what did not happen.
 func (tx *transaction) untrue() bool {

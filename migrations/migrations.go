@@ -75,8 +75,10 @@ func newProvider(databaseURL string) (*goose.Provider, func(), error) {
 }
 
 func upRiver(ctx context.Context, conn *pgx.Conn, databaseURL string) error {
+	if err := joinRole(ctx, conn); err != nil {
+		return err
+	}
 	for _, statement := range []string{
-		"GRANT " + Role + " TO CURRENT_USER",
 		"GRANT USAGE ON SCHEMA public TO " + Role,
 		"GRANT SELECT ON goose_db_version TO " + Role, // so that a login of the service can see what is pending
 		"CREATE SCHEMA IF NOT EXISTS " + RiverSchema + " AUTHORIZATION " + Role,
@@ -92,6 +94,18 @@ func upRiver(ctx context.Context, conn *pgx.Conn, databaseURL string) error {
 	defer pool.Close()
 	if _, err := migrator.Migrate(ctx, rivermigrate.DirectionUp, nil); err != nil {
 		return fmt.Errorf("migrate River's tables: %w", err)
+	}
+	return nil
+}
+
+// joinRole makes the migrating user a member of Role, unless it is: to grant takes rights that to use does not.
+func joinRole(ctx context.Context, conn *pgx.Conn) error {
+	statement := "RESET ROLE"
+	if err := AsRole(ctx, conn); err != nil {
+		statement = "GRANT " + Role + " TO CURRENT_USER"
+	}
+	if _, err := conn.Exec(ctx, statement); err != nil {
+		return fmt.Errorf("become a member of the role %s (GRANT it to the migrating user): %w", Role, err)
 	}
 	return nil
 }

@@ -13,10 +13,11 @@ import (
 const (
 	// No lock: the claim is the stream's head, which the command takes, so the lock order stays the one of every command.
 	sqlDue = `SELECT lineage_id, kind, key_id, due_at FROM due_work WHERE scan_at <= $1 ORDER BY scan_at, lineage_id LIMIT $2`
-	// A piece of work that fails, or that has nothing to do, is looked at again later and later, up to an hour.
+	// A piece of work that fails, or that has nothing to do, is looked at again later and later, up to an hour. If it was
+	// done meanwhile, the row of the same name is the next piece and has its own time.
 	sqlPostponeDue = `UPDATE due_work SET attempts = attempts + 1, last_error = $4,
-			scan_at = $5 + least(interval '1 hour', interval '1 second' * power(2, least(attempts, 12)))
-		WHERE lineage_id = $1 AND kind = $2 AND key_id = $3`
+			scan_at = $5::timestamptz + least(interval '1 hour', interval '1 second' * power(2, least(attempts, 12)))
+		WHERE lineage_id = $1 AND kind = $2 AND key_id = $3 AND due_at = $6`
 )
 
 // DueWork is a piece of work whose time has come.
@@ -36,7 +37,7 @@ func (r *Reader) Due(ctx context.Context, now time.Time, limit int) ([]DueWork, 
 
 // Postpone moves a piece of work on that could not be done, so that it delays no other.
 func (r *Reader) Postpone(ctx context.Context, d DueWork, now time.Time, reason string) error {
-	if _, err := r.pool.Exec(ctx, sqlPostponeDue, d.LineageID, d.Kind, d.KeyID, reason, now); err != nil {
+	if _, err := r.pool.Exec(ctx, sqlPostponeDue, d.LineageID, d.Kind, d.KeyID, reason, now, d.At); err != nil {
 		return fmt.Errorf("postpone due work: %w", err)
 	}
 	return nil

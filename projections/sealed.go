@@ -13,9 +13,12 @@ import (
 const (
 	sqlInsertEndpointSecret = `INSERT INTO endpoint_secrets (endpoint_id, sealed, created_at) VALUES ($1, $2, $3)`
 	sqlEndpointSecrets      = `SELECT endpoint_id, sealed FROM endpoint_secrets WHERE endpoint_id = ANY($1)`
-	sqlInsertPendingSecret  = `INSERT INTO pending_secrets (rotation_id, key_id, sealed, created_at) VALUES ($1, $2, $3, $4)`
-	sqlPendingSecret        = `SELECT sealed FROM pending_secrets WHERE rotation_id = $1`
-	sqlWaitingRotation      = `SELECT id, endpoint_id FROM rotations WHERE lineage_id = $1 AND state IN ('delivering', 'stalled')`
+	// The rotation's row was written before, in the same transaction. If that also ended the rotation, as a joined revoke
+	// does, nothing would ever shred the secret, so it is not stored.
+	sqlInsertPendingSecret = `INSERT INTO pending_secrets (rotation_id, key_id, sealed, created_at)
+		SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT FROM rotations WHERE id = $1 AND state IN ('delivering', 'stalled'))`
+	sqlPendingSecret   = `SELECT sealed FROM pending_secrets WHERE rotation_id = $1`
+	sqlWaitingRotation = `SELECT id, endpoint_id FROM rotations WHERE lineage_id = $1 AND state IN ('delivering', 'stalled')`
 )
 
 // QueueEndpointSecret stores an endpoint's sealed signing secret together with the events of a batch.

@@ -40,6 +40,7 @@ func newBenchCommand() *cobra.Command {
 	cmd.Flags().DurationVar(&b.span, "span", 3*time.Second, "length of one measurement")
 	cmd.Flags().IntVar(&b.rounds, "rounds", 5, "how often each is measured, interleaved")
 	cmd.Flags().IntVar(&b.clients, "clients", 64, "connections")
+	cmd.Flags().StringSliceVar(&b.roles, "roles", []string{roleAPI}, "what the measured replica does besides; the relay and the workers use the same cores")
 	cmd.Flags().BoolVar(&b.json, "json", false, "print JSON")
 	return cmd
 }
@@ -49,6 +50,7 @@ type bench struct {
 	rounds  int
 	clients int
 	json    bool
+	roles   []string
 	out     io.Writer
 
 	addr, key, project string
@@ -97,7 +99,7 @@ func (b *bench) run(ctx context.Context) error {
 func (b *bench) start(ctx context.Context, dir string, stopped chan<- error) (databaseURL string, err error) {
 	reader, writer := io.Pipe()
 	cfg := Config{
-		Dev: true, Roles: []string{roleAPI, roleWorker, roleRelay}, Addr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0",
+		Dev: true, Roles: b.roles, Addr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0",
 		NATSAddr: "127.0.0.1:0", DataDir: dir, MinRotationInterval: time.Second,
 		Logger: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})), Out: writer,
 	}
@@ -261,8 +263,8 @@ func (b *bench) report() error {
 	if b.json {
 		return json.NewEncoder(b.out).Encode(rows)
 	}
-	fmt.Fprintf(b.out, "%d clients, %d rounds of %s each, interleaved; limit: one autocommit INSERT per request on the same HTTP server\n\n",
-		b.clients, b.rounds, b.span)
+	fmt.Fprintf(b.out, "%d clients, %d rounds of %s each, interleaved; roles %s\nlimit: one autocommit INSERT per request on the same HTTP server, without authentication\n\n",
+		b.clients, b.rounds, b.span, strings.Join(b.roles, ","))
 	fmt.Fprintf(b.out, "%-22s %12s %10s %10s %10s %8s\n", "", "requests/s", "p50 ms", "p99 ms", "cpu us", "ratio")
 	for _, r := range rows {
 		fmt.Fprintf(b.out, "%-22s %12.0f %10.2f %10.2f %10.0f %8.2f\n", r.Name, r.PerSec, r.P50, r.P99, r.CPU, r.Ratio)

@@ -12,6 +12,8 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/internal/seal"
 	"github.com/rekeyhq/rekey/internal/webhook"
@@ -77,7 +79,7 @@ func configFromEnv(dev bool, roles []string) (Config, error) {
 		Dev: dev, Roles: roles, Addr: env["REKEY_ADDR"], MetricsAddr: env["REKEY_METRICS_ADDR"], DataDir: env["REKEY_DATA_DIR"],
 		DatabaseURL: env["REKEY_DATABASE_URL"], NATSURL: env["REKEY_NATS_URL"], NATSAddr: env["REKEY_NATS_ADDR"], Out: os.Stdout,
 	}
-	return c, errors.Join(c.readLogLevel(env), c.readKeys(env), c.readWebhooks(env), c.readInterval(env), c.validate())
+	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readInterval(env), c.validate())
 }
 
 func (c *Config) readLogLevel(env map[string]string) error {
@@ -89,19 +91,47 @@ func (c *Config) readLogLevel(env map[string]string) error {
 	return nil
 }
 
-func (c *Config) readKeys(env map[string]string) (err error) {
-	if raw := env["REKEY_ROOT_KEY"]; raw != "" {
-		root, ok := domain.ParseSecret(raw)
-		if !ok {
-			return fmt.Errorf("REKEY_ROOT_KEY is not a key: use %d to %d printable characters without spaces, or leave it unset and one is made",
-				domain.MinSecretLength, domain.MaxSecretLength)
-		}
-		c.RootKey = root
+// checkURLs finds out early what cannot be an address. It does not repeat them: they hold passwords and tokens.
+func (c *Config) checkURLs() error {
+	var wrong []error
+	if _, err := pgxpool.ParseConfig(c.DatabaseURL); c.DatabaseURL != "" && err != nil {
+		wrong = append(wrong, errors.New("REKEY_DATABASE_URL cannot be read; write it like postgres://user:password@host:5432/database?sslmode=verify-full"))
 	}
-	if raw := env["REKEY_MASTER_KEY"]; raw != "" {
-		if c.MasterKey, err = seal.ParseKey(raw); err != nil {
-			return fmt.Errorf("REKEY_MASTER_KEY: %w", err)
+	for server := range strings.SplitSeq(c.NATSURL, ",") {
+		if u, err := url.Parse(strings.TrimSpace(server)); c.NATSURL != "" && (err != nil || u.Host == "") {
+			wrong = append(wrong, errors.New("REKEY_NATS_URL cannot be read; write it like nats://token@host:4222, several separated by commas"))
+			break
 		}
+	}
+	return errors.Join(wrong...)
+}
+
+func (c *Config) readKeys(env map[string]string) error {
+	return errors.Join(c.readRootKey(env["REKEY_ROOT_KEY"]), c.readMasterKey(env["REKEY_MASTER_KEY"]))
+}
+
+func (c *Config) readRootKey(raw string) error {
+	if raw == "" {
+		return nil
+	}
+	root, ok := domain.ParseSecret(raw)
+	if !ok {
+		return fmt.Errorf("REKEY_ROOT_KEY is not a key: use %d to %d printable characters without spaces, or leave it unset and one is made",
+			domain.MinSecretLength, domain.MaxSecretLength)
+	}
+	c.RootKey = root
+	return nil
+}
+
+func (c *Config) readMasterKey(raw string) (err error) {
+	switch {
+	case raw == "" && c.Dev:
+		return nil
+	case raw == "":
+		return errors.New("REKEY_MASTER_KEY is not set; make one with `openssl rand -base64 32` and keep it safe")
+	}
+	if c.MasterKey, err = seal.ParseKey(raw); err != nil {
+		return fmt.Errorf("REKEY_MASTER_KEY: %w", err)
 	}
 	return nil
 }
@@ -143,9 +173,6 @@ func (c *Config) validate() error {
 	if c.NATSURL == "" {
 		missing = append(missing, errors.New("REKEY_NATS_URL is not set; name a NATS with JetStream, or use `rekey dev`"))
 	}
-	if c.MasterKey == nil {
-		missing = append(missing, errors.New("REKEY_MASTER_KEY is not set; make one with `openssl rand -base64 32` and keep it safe"))
-	}
 	for _, role := range c.Roles {
 		if role != roleAPI && role != roleWorker && role != roleRelay {
 			missing = append(missing, fmt.Errorf("role %q is unknown; use api, worker, relay", role))
@@ -162,16 +189,24 @@ func (c *Config) summary() slog.Attr {
 		"min_rotation_interval", c.MinRotationInterval.String())
 }
 
-// redactURL leaves only what helps to tell servers apart.
+// redactURL leaves only what helps to tell servers apart. NATS takes a list of servers; Postgres also takes settings that
+// are no URL, and of those nothing is shown.
 func redactURL(raw string) string {
 	if raw == "" {
 		return "embedded"
 	}
-	u, err := url.Parse(raw)
-	if err != nil {
-		return "[redacted]"
+	servers := []string{raw}
+	if !strings.HasPrefix(raw, "postgres") {
+		servers = strings.Split(raw, ",")
 	}
-	return u.Scheme + "://" + u.Host + u.Path
+	for i, server := range servers {
+		u, err := url.Parse(strings.TrimSpace(server))
+		if err != nil || u.Scheme == "" {
+			return "[redacted]"
+		}
+		servers[i] = u.Scheme + "://" + u.Host + u.Path
+	}
+	return strings.Join(servers, ",")
 }
 
 func encodeMasterKey(key []byte) string { return base64.StdEncoding.EncodeToString(key) }

@@ -3,6 +3,8 @@ package main
 import (
 	"bufio"
 	"errors"
+	"fmt"
+	"io"
 	"net/url"
 	"strings"
 
@@ -132,10 +134,14 @@ func newKeysVerifyCommand() *cobra.Command {
 		Use: "verify", Short: "Verify a secret that is read from standard input", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			line, err := bufio.NewReader(cmd.InOrStdin()).ReadString('\n')
-			if secret := strings.TrimSpace(line); secret != "" {
-				return callAndPrint(cmd, "POST", "/v1/api-keys/verify", map[string]any{"key": secret, "scopes": scopes})
+			if err != nil && !errors.Is(err, io.EOF) { // a last line needs no end
+				return fmt.Errorf("read standard input: %w", err)
 			}
-			return errors.Join(errors.New("no secret on standard input; use: echo \"$SECRET\" | rekey keys verify"), err)
+			secret := strings.TrimSpace(line)
+			if secret == "" {
+				return errors.New("no secret on standard input; use: echo \"$SECRET\" | rekey keys verify")
+			}
+			return callAndPrint(cmd, "POST", "/v1/api-keys/verify", map[string]any{"key": secret, "scopes": scopes})
 		},
 	}
 	cmd.Flags().StringSliceVar(&scopes, "scopes", []string{}, "scopes that the key must hold")

@@ -109,7 +109,10 @@ func (p *process) checkSchema(ctx context.Context) error {
 	if p.cfg.Dev {
 		return migrations.Up(ctx, p.cfg.DatabaseURL)
 	}
-	return migrations.Pending(ctx, p.cfg.DatabaseURL)
+	if err := migrations.Pending(ctx, p.cfg.DatabaseURL); err != nil {
+		return fmt.Errorf("use the database of REKEY_DATABASE_URL: %w", err)
+	}
+	return nil
 }
 
 // pools are separate, so that no part can starve another: commands, lookups, and the work in the background.
@@ -239,9 +242,7 @@ func (p *process) serve(ctx context.Context) error {
 		return errors.Join(err, <-storeDone)
 	}
 	p.start(groupCtx, group)
-	if err := p.announce(); err != nil {
-		return err
-	}
+	group.Go(p.announce)
 	err := group.Wait()
 	stopStore()
 	return errors.Join(err, <-storeDone)
