@@ -127,7 +127,6 @@ func (s *server) streamIfAsked(ctx huma.Context, next func(huma.Context)) {
 		writeProblem(w, r, err)
 		return
 	}
-	info(r.Context()).received()
 	stream := &eventStream{server: s, w: w, r: r, caller: caller(r.Context()), control: http.NewResponseController(w), after: after}
 	stream.run()
 }

@@ -19,11 +19,10 @@ import (
 
 // requestInfo is what one request's log line is made of. It is filled in on the way.
 type requestInfo struct {
-	id      string
-	caller  *projections.Key
-	code    domain.Code
-	err     error // only for faults of ours
-	control *http.ResponseController
+	id     string
+	caller *projections.Key
+	code   domain.Code
+	err    error // only for faults of ours
 }
 
 type infoKey struct{}
@@ -36,14 +35,6 @@ func info(ctx context.Context) *requestInfo {
 }
 
 func requestID(ctx context.Context) string { return info(ctx).id }
-
-// received lifts the deadline by which the request had to arrive. If it passed while the answer is being made, net/http
-// would take the caller for gone and cancel the context.
-func (i *requestInfo) received() {
-	if i.control != nil {
-		_ = i.control.SetReadDeadline(time.Time{}) // a writer without deadlines has none to lift
-	}
-}
 
 // noteError keeps what the log line says of a refusal. The cause is kept only of faults: refusals are the caller's.
 func noteError(ctx context.Context, code domain.Code, err error) {
@@ -59,7 +50,7 @@ func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count fu
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
-			i := &requestInfo{id: r.Header.Get("X-Request-Id"), control: http.NewResponseController(w)}
+			i := &requestInfo{id: r.Header.Get("X-Request-Id")}
 			if !validRequestID(i.id) {
 				i.id = ids.New("req", now())
 			}

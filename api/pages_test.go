@@ -30,9 +30,9 @@ func pages[T any](t *testing.T, c *client, path string) []T {
 		var page []T
 		a.into(&page)
 		all = append(all, page...)
-		path = next(t, a)
-		if path != "" && len(page) == 0 {
-			t.Fatal("an empty page that is not the last")
+		from := path
+		if path = next(t, a); path == from || path != "" && len(page) == 0 {
+			t.Fatalf("%s leads nowhere", from)
 		}
 	}
 	return all

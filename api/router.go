@@ -199,7 +199,6 @@ func creates(operation *huma.Operation) { operation.DefaultStatus = http.StatusC
 func register[I, O any](s *server, operation huma.Operation, handler func(context.Context, *I) (*O, error)) {
 	operation.MaxBodyBytes, operation.BodyReadTimeout = MaxBodyBytes+1, bodyTimeout // huma refuses a body of MaxBodyBytes
 	huma.Register(s.huma, operation, func(ctx context.Context, in *I) (*O, error) {
-		info(ctx).received()
 		out, err := handler(ctx, in)
 		if err != nil {
 			return nil, problemOf(ctx, err)

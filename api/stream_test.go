@@ -319,8 +319,9 @@ func TestStreamOfASlowReader(t *testing.T) {
 	}
 }
 
-// TestStreamOutlivesTheTimeToRead: the server bounds how long a request may take to arrive; a stream is no such request.
-func TestStreamOutlivesTheTimeToRead(t *testing.T) {
+// TestStreamOutlivesTheTimes: the server bounds how long a request may take to arrive, and an answer to be taken; a stream
+// is neither.
+func TestStreamOutlivesTheTimes(t *testing.T) {
 	t.Parallel()
 	b := setup(t, options{configure: heartbeat(50 * time.Millisecond), server: func(s *httptest.Server) {
 		s.Config.ReadTimeout, s.Config.WriteTimeout = 150*time.Millisecond, 150*time.Millisecond

@@ -122,6 +122,7 @@ func (c *chaos) command(random *rand.Rand, label string) (eventstore.Command, in
 		streams = append(streams, newID(domain.PrefixLineage))
 	}
 	command := touch(label, streams...)
+	command.Reads = []string{c.streams[random.IntN(len(c.streams))]}
 	command.Attach = func(batch *pgx.Batch, _ []domain.Event) error {
 		batch.Queue("INSERT INTO attached VALUES ($1)", label)
 		return nil

@@ -120,20 +120,35 @@ func TestOutcomeWhenPreparingFails(t *testing.T) {
 	}
 }
 
-// The server confirms the commit and then ends the session, as at a shutdown. The command has succeeded; to call it
-// undone would make its caller do it twice.
+// The server has done everything and ends the session instead of saying so, as at a shutdown. Nobody can know whether it
+// committed; to call it undone would make the caller do it twice.
+func TestOutcomeIsUnknownWhenTheSessionEndsAtTheCommit(t *testing.T) {
+	t.Parallel()
+	b, p := behindProxy(t)
+	cut := p.breakAt("atCommit", "all but confirmed")
+	_, err := b.store.Execute(t.Context(), begin("all but confirmed", newID(domain.PrefixLineage)))
+	<-cut.sent
+	wantCode(t, err, domain.CodeOutcomeUnknown)
+	if n := b.copies(t, "all but confirmed"); n != 1 {
+		t.Errorf("the log has it %d times", n)
+	}
+}
+
+// The server confirms an explicit commit and then ends the session. The command has succeeded.
 func TestOutcomeIsSuccessWhenTheSessionEndsAfterTheCommit(t *testing.T) {
 	t.Parallel()
 	b, p := behindProxy(t)
-	p.breakAt("fatal", "confirmed")
-	records, err := b.store.Execute(t.Context(), begin("confirmed", newID(domain.PrefixOrganization)))
+	cut := p.breakAt("confirmed", "was confirmed")
+	org := one[string](t, b, "SELECT stream_id FROM streams")
+	records, err := b.store.Execute(t.Context(), touch("was confirmed", org)) // one that takes locks first
 	if err != nil || len(records) != 1 || records[0].Position != 3 {
 		t.Errorf("got %v, %v, want success at position 3", positions(records), err)
 	}
-	b.mustExecute(t, begin("after", newID(domain.PrefixOrganization)))
-	if n := b.copies(t, "confirmed"); n != 1 {
+	<-cut.sent
+	if n := b.copies(t, "was confirmed"); n != 1 {
 		t.Errorf("the log has it %d times", n)
 	}
+	b.checkLog(t)
 }
 
 // The server ends the session while the append waits for the lane: nothing was done, and the command says so.

@@ -141,3 +141,25 @@ func differently(decide func(eventstore.View, time.Time) ([]domain.Decided, erro
 		return events, err
 	}
 }
+
+// What a command only reads is held to the version it was decided on, too: a replica that remembers an older one decides
+// again.
+func TestReadStreamsAreTheTrueOnes(t *testing.T) {
+	t.Parallel()
+	b := setupIdle(t)
+	here, there := b.another(t), b.another(t)
+	project, lineage := newID(domain.PrefixProject), newID(domain.PrefixLineage)
+	read := func(label string) eventstore.Command {
+		c := touch(label, lineage)
+		c.Reads = []string{project}
+		return c
+	}
+	for i := range 10 {
+		for store, c := range map[*eventstore.Store]eventstore.Command{there: touch("change", project), here: read("read")} {
+			if _, err := store.Execute(t.Context(), c); err != nil {
+				t.Fatal(i, err)
+			}
+		}
+	}
+	b.checkLog(t)
+}

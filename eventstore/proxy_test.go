@@ -32,7 +32,8 @@ type plan struct {
 	// beforeCommit: the message with the marker (the append) and what follows do not reach the server.
 	// afterCommit: everything up to the end of the batch reaches the server, no answer from then on reaches the client, and
 	// the connection is cut when proceed is closed.
-	// fatal: the server's confirmation of the commit is followed by the end of the session.
+	// atCommit: instead of the server's last word, that the batch is complete, comes the end of the session.
+	// confirmed: the server's confirmation of an explicit commit is followed by the end of the session.
 	where   string
 	proceed chan struct{}
 	sent    chan struct{} // closed when the batch has reached the server
@@ -160,18 +161,30 @@ func (s *session) downstream() {
 		if active != nil && active.where == "afterCommit" {
 			continue // swallowed
 		}
+		confirmed := message[0] == 'C' && bytes.Contains(message, []byte("COMMIT"))
+		if active != nil && active.where == "atCommit" && message[0] == 'Z' {
+			close(active.sent)
+			s.endSession()
+			return
+		}
 		if _, err := s.client.Write(message); err != nil {
 			return
 		}
-		if active != nil && active.where == "fatal" && message[0] == 'C' && bytes.Contains(message, []byte("COMMIT")) {
-			fatal, _ := (&pgproto3.ErrorResponse{
-				Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01",
-				Message: "terminating connection due to administrator command",
-			}).Encode(nil)
-			_, _ = s.client.Write(fatal)
+		if active != nil && active.where == "confirmed" && confirmed {
+			close(active.sent)
+			s.endSession()
 			return
 		}
 	}
+}
+
+// endSession tells the client what a server says that is being shut down.
+func (s *session) endSession() {
+	fatal, _ := (&pgproto3.ErrorResponse{
+		Severity: "FATAL", SeverityUnlocalized: "FATAL", Code: "57P01",
+		Message: "terminating connection due to administrator command",
+	}).Encode(nil)
+	_, _ = s.client.Write(fatal)
 }
 
 // readMessage reads one message; the first one of a client has no type.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"hash/fnv"
+	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -204,7 +206,7 @@ func eventsFor(view eventstore.View, label string, streams ...string) []domain.D
 		d := domain.Decided{StreamID: id, OrganizationID: "org_test", ProjectID: "proj_test"}
 		switch domain.StreamKind(id) {
 		case domain.PrefixLineage:
-			d.Data = domain.Updated{Changed: []string{"name"}, Settings: domain.Settings{Name: name}}
+			d.Data = domain.Updated{Changed: seen(view, streams), Settings: domain.Settings{Name: name}}
 		case domain.PrefixProject:
 			d.Data = domain.ProjectCreated{Name: name}
 		case domain.PrefixEndpoint:
@@ -214,6 +216,18 @@ func eventsFor(view eventstore.View, label string, streams ...string) []domain.D
 		}
 		out = append(out, d)
 	}
+	return out
+}
+
+// seen lists what a decision saw of streams that it only reads.
+func seen(view eventstore.View, writes []string) []string {
+	out := []string{"name"}
+	for id, state := range view {
+		if !slices.Contains(writes, id) {
+			out = append(out, id+"="+nameOf(state))
+		}
+	}
+	slices.Sort(out)
 	return out
 }
 
@@ -238,8 +252,8 @@ func nameOf(state domain.State) string {
 	return ""
 }
 
-// checkLinks asserts that each event of touch was decided on what the events before it made of the stream, and that the
-// stored states are what the log folds into.
+// checkLinks asserts that each event of touch was decided on what the events before it made of the streams that it wrote or
+// read, and that the stored states are what the log folds into.
 func (b *bundle) checkLinks(t *testing.T) {
 	t.Helper()
 	states := map[string]domain.State{}
@@ -257,6 +271,13 @@ func (b *bundle) checkLinks(t *testing.T) {
 					t.Fatal(err)
 				}
 				states[r.StreamID] = state
+			}
+			if updated, ok := r.Data.(domain.Updated); ok {
+				for _, read := range updated.Changed {
+					if id, name, ok := strings.Cut(read, "="); ok && nameOf(states[id]) != name {
+						t.Errorf("position %d was decided on %q, but %s said %q", r.Position, name, id, nameOf(states[id]))
+					}
+				}
 			}
 			want := link(nameOf(state), r.RequestID)
 			if state.Apply(r.Event); r.RequestID != "raw" && nameOf(state) != want {

@@ -83,6 +83,9 @@ BEGIN
             IF to_regclass(child) IS NULL THEN
                 -- Attached, not created in place: that would wait for every reader of the log, and make appends wait.
                 EXECUTE format('CREATE TABLE %I (LIKE events)', child);
+                -- Serves folding one stream and the history of a key. It is unique, as a second wall behind the heads: an
+                -- index over all partitions could not be.
+                EXECUTE format('CREATE UNIQUE INDEX %I ON %I (stream_id, version)', child || '_stream', child);
                 EXECUTE format('ALTER TABLE events_%s ATTACH PARTITION %I FOR VALUES FROM (%s) TO (%s)',
                                lanes[lane_n], child, first, first + size);
                 made := made + 1;

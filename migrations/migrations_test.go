@@ -285,7 +285,7 @@ func TestFunctionsOfTheOwner(t *testing.T) {
 			t.Errorf("%s: settings %q, for everybody: %v", name, config, public)
 		}
 		return nil
-	}); err != nil || count != 2 {
+	}); err != nil || count != 3 {
 		t.Errorf("%d functions, %v", count, err)
 	}
 }

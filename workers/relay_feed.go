@@ -140,7 +140,20 @@ func (f *feedRelay) session(parent context.Context) error {
 	if err := s.open(ctx); err != nil {
 		return because(ctx, err)
 	}
-	return because(ctx, s.relay(ctx))
+	err = s.relay(ctx)
+	s.leave(context.Cause(ctx))
+	return because(ctx, err)
+}
+
+// leave stores where the session got to, so that those who look at the checkpoint see it; the stream's end is what the
+// next session goes by. Who has lost the ownership stores nothing.
+func (s *relaySession) leave(reason error) {
+	if errors.Is(reason, errOwnershipLost) || s.position == s.saved {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = s.save(ctx)
 }
 
 // own waits for the ownership. Who does not get it at once is not in trouble: another process relays the feed.
