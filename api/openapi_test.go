@@ -9,6 +9,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/go-chi/chi/v5"
 
 	"github.com/rekeyhq/rekey/api"
@@ -69,7 +70,7 @@ func TestDocument(t *testing.T) {
 					continue
 				}
 				errors++
-				response, _ := d.answer(o, status)
+				response := d.answer(o, status)
 				media, ok := response.Content["application/problem+json"]
 				if !ok || media.Schema["$ref"] != "#/components/schemas/Problem" || len(response.Content) != 1 {
 					t.Errorf("%s %s %s: %v", method, path, status, response.Content)
@@ -116,6 +117,14 @@ func TestDocument(t *testing.T) {
 		}
 		if !strings.HasPrefix(d.OpenAPI, "3.1.") || d.Components.SecuritySchemes["bearerAuth"] == nil {
 			t.Errorf("version %q, security %v", d.OpenAPI, d.Components.SecuritySchemes)
+		}
+	})
+	t.Run("IsValidForATool", func(t *testing.T) { // references resolve, examples and defaults fit their schemas
+		doc, err := openapi3.NewLoader().LoadFromData(d.raw)
+		must(t, err)
+		must(t, doc.Validate(t.Context()))
+		if !doc.IsOpenAPI31OrLater() {
+			t.Errorf("kin-openapi took it for %s", doc.OpenAPI)
 		}
 	})
 	t.Run("IsTheReviewedOne", func(t *testing.T) {

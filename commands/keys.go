@@ -147,7 +147,11 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 		endpoint.secret = webhook.Secret{}
 	}
 	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
-	return key, endpoint.secret, err
+	if err != nil { // the edit is done, so this must not look as if it was not
+		return nil, webhook.Secret{}, domain.Refuse(domain.CodeOutcomeUnknown,
+			"the key was changed, but it cannot be read now; look before you try again").WithCause(err)
+	}
+	return key, endpoint.secret, nil
 }
 
 // RevokeKey ends a key at once. Ending what has ended is fine.

@@ -285,6 +285,21 @@ func TestUpdateKey(t *testing.T) {
 		}
 	})
 
+	// An edit that was made must not be reported as if nothing had been done.
+	t.Run("SaysSoWhenTheAnswerCannotBeRead", func(t *testing.T) {
+		r := w.another(t)
+		created, err := r.CreateKey(t.Context(), by, commands.CreateKey{ProjectID: tenant.Key.ProjectID, Name: "ci"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.lookups.Close()
+		_, _, err = r.UpdateKey(t.Context(), by, domain.UpdateKey{KeyID: created.Key.ID, Name: domain.ChangeTo("renamed")})
+		wantCode(t, "an edit that was made", err, domain.CodeOutcomeUnknown)
+		if name := w.key(t, by, created.Key.ID).Name; name != "renamed" {
+			t.Errorf("it is named %q", name)
+		}
+	})
+
 	t.Run("RefusesEndedKey", func(t *testing.T) {
 		key := full(t)
 		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID, Grace: time.Hour})
@@ -352,7 +367,9 @@ func TestG6ForeignIsUnknown(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	root, _ := w.root(t)
-	_, victim := w.tenant(t, root)
+	victimBy, victim := w.tenant(t, root)
+	// A key that this process knows from having made it.
+	victim.Key = w.create(t, victimBy, commands.CreateKey{ProjectID: victim.Key.ProjectID}).Key
 	by, _ := w.tenant(t, root)
 	unknownKey, unknownProject := domain.KeyID("key_01jz8q0v6me5et8b3k2c9d4x7a"), domain.ProjectID("proj_01jz8q0v6me5et8b3k2c9d4x7a")
 	unknownOrganization := domain.OrganizationID("org_01jz8q0v6me5et8b3k2c9d4x7a")

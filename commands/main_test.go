@@ -44,7 +44,7 @@ type replica struct {
 	store    *eventstore.Store
 	reader   *projections.Reader
 	verifier *projections.Verifier
-	pool     *pgxpool.Pool
+	lookups  *pgxpool.Pool // the reader's own
 }
 
 // world is replicas of rekey on a fresh database, with one clock and one master key.
@@ -82,9 +82,8 @@ func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *repli
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := w.db.Pool(t)
 	cfg := eventstore.Config{
-		Pool: pool, Projection: projections.ReadModel{}, Now: w.clock.Now, IDs: domain.IDs{Random: w.random},
+		Pool: w.db.Pool(t), Projection: projections.ReadModel{}, Now: w.clock.Now, IDs: domain.IDs{Random: w.random},
 		Observe: func(commands, _ int, _ time.Duration, _ error) {
 			if commands > 1 {
 				w.joins.Add(1)
@@ -94,7 +93,8 @@ func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *repli
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	r := &replica{store: eventstore.New(cfg), reader: projections.NewReader(pool), pool: pool}
+	r := &replica{store: eventstore.New(cfg), lookups: w.db.Pool(t)}
+	r.reader = projections.NewReader(r.lookups)
 	r.verifier = projections.NewVerifier(r.reader, w.clock.Now)
 	r.Service = commands.New(commands.Config{
 		Store: r.store, Reader: r.reader, Sealer: w.sealer, CheckURL: guard.CheckURL, Now: w.clock.Now, Random: w.random,

@@ -19,7 +19,8 @@ type Command struct {
 	// Decide returns the events. It must be pure but for making secrets and ids, because it may be called again. No
 	// events and no error means that there is nothing to do.
 	Decide func(view View, now time.Time) ([]domain.Decided, error)
-	// Attach, if not nil, queues rows that must commit together with the events. It is not called without events.
+	// Attach, if not nil, queues rows that must commit together with the events. It is not called without events, and may be
+	// called again when the command is decided again.
 	Attach func(batch *pgx.Batch, events []domain.Event) error
 	// Actor and RequestID go into each event.
 	Actor     domain.Actor

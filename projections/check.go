@@ -91,14 +91,14 @@ type checker struct {
 
 // assertContiguous makes sure that positions run from 1 to the head.
 func (c *checker) assertContiguous(ctx context.Context) error {
-	var count, head int64
-	err := c.tx.QueryRow(ctx, `SELECT count(*), coalesce(max(position), 0) FROM events WHERE lane = $1`, eventstore.Lifecycle).
-		Scan(&count, &head)
+	var count, first, head int64
+	err := c.tx.QueryRow(ctx, `SELECT count(*), coalesce(min(position), 1), coalesce(max(position), 0) FROM events WHERE lane = $1`,
+		eventstore.Lifecycle).Scan(&count, &first, &head)
 	if err != nil {
 		return fmt.Errorf("count events: %w", err)
 	}
-	if count != head {
-		return fmt.Errorf("the log is broken: %d events, but the last position is %d", count, head)
+	if first != 1 || count != head {
+		return fmt.Errorf("the log is broken: %d events, but the positions go from %d to %d", count, first, head)
 	}
 	c.report.Events = count
 	return nil

@@ -240,10 +240,11 @@ func TestCheckRefusesABrokenLog(t *testing.T) {
 	for what, damage := range map[string]string{
 		"hole in the middle": "DELETE FROM events WHERE position = 3",
 		"hole at the start":  "DELETE FROM events WHERE position = 1",
+		"first one at 0":     "UPDATE events SET position = 0 WHERE position = 1",
 		"unknown type":       "UPDATE events SET type = 'Unheard' WHERE position = 3",
 		"unknown revision":   "UPDATE events SET revision = 99 WHERE position = 3",
 		"unknown stream":     "UPDATE events SET stream_id = 'what_ever' WHERE position = 3",
-		"version twice":      "UPDATE events SET version = 1 WHERE version = 2",
+		"hole in a stream":   "UPDATE events SET version = version + 5 WHERE version = 2",
 		"moved by one":       "UPDATE events SET position = position + 1000; UPDATE events SET position = position - 1001",
 	} {
 		w := setup(t)

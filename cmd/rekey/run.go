@@ -151,6 +151,7 @@ func openPool(ctx context.Context, databaseURL, name string, size int32, stateme
 		"statement_timeout":                   fmt.Sprint(statement.Milliseconds()),
 		"lock_timeout":                        "2000",
 		"idle_in_transaction_session_timeout": "5000",
+		"default_transaction_isolation":       "read committed", // whatever the database's own default is
 		// Everything here is found by key. A plan made while a table was empty must not scan it once it is large.
 		"enable_seqscan": "off",
 	} {

@@ -161,9 +161,13 @@ const dirPrefix = "rekey-tests-"
 func sweep(base string) {
 	dirs, _ := filepath.Glob(filepath.Join(base, dirPrefix+"*"))
 	for _, dir := range dirs {
+		info, err := os.Stat(dir)
+		if err != nil || time.Since(info.ModTime()) < time.Minute {
+			continue // gone, or perhaps just being made
+		}
 		lock, err := os.Open(filepath.Join(dir, "lock"))
 		if err != nil {
-			if info, err := os.Stat(dir); err == nil && time.Since(info.ModTime()) > time.Hour {
+			if time.Since(info.ModTime()) > time.Hour {
 				_ = os.RemoveAll(dir)
 			}
 			continue
