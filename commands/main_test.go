@@ -44,7 +44,8 @@ type replica struct {
 	store    *eventstore.Store
 	reader   *projections.Reader
 	verifier *projections.Verifier
-	lookups  *pgxpool.Pool // the reader's own
+	pool     *pgxpool.Pool // of its commands
+	lookups  *pgxpool.Pool // of its reader
 }
 
 // world is replicas of rekey on a fresh database, with one clock and one master key.
@@ -78,12 +79,25 @@ func setup(t *testing.T) *world {
 // another starts one more replica on the same database.
 func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *replica {
 	t.Helper()
+	r := w.build(t, w.db.Pool(t), w.db.Pool(t), adjust...)
+	stop := r.start()
+	t.Cleanup(func() {
+		if err := stop(); err != nil {
+			t.Error(err)
+		}
+	})
+	return r
+}
+
+// build makes a replica on pools for its commands and its lookups.
+func (w *world) build(t fataler, pool, lookups *pgxpool.Pool, adjust ...func(*eventstore.Config)) *replica {
+	t.Helper()
 	guard, err := webhook.NewGuard(nil)
 	if err != nil {
-		t.Fatal(err)
+		t.Fatalf("build the guard: %v", err)
 	}
 	cfg := eventstore.Config{
-		Pool: w.db.Pool(t), Projection: projections.ReadModel{}, Now: w.clock.Now, IDs: domain.IDs{Random: w.random},
+		Pool: pool, Projection: projections.ReadModel{}, Now: w.clock.Now, IDs: domain.IDs{Random: w.random},
 		Observe: func(commands, _ int, _ time.Duration, _ error) {
 			if commands > 1 {
 				w.joins.Add(1)
@@ -93,23 +107,30 @@ func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *repli
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	r := &replica{store: eventstore.New(cfg), lookups: w.db.Pool(t)}
-	r.reader = projections.NewReader(r.lookups)
+	r := &replica{store: eventstore.New(cfg), pool: pool, lookups: lookups, reader: projections.NewReader(lookups)}
 	r.verifier = projections.NewVerifier(r.reader, w.clock.Now)
 	r.Service = commands.New(commands.Config{
 		Store: r.store, Reader: r.reader, Sealer: w.sealer, CheckURL: guard.CheckURL, Now: w.clock.Now, Random: w.random,
 		Limits: domain.Limits{MinRotationInterval: time.Second},
 	})
+	return r
+}
+
+// start runs the replica's store and returns what stops it.
+func (r *replica) start() (stop func() error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- r.store.Run(ctx) }()
-	t.Cleanup(func() {
+	return func() error {
 		cancel()
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	})
-	return r
+		return <-done
+	}
+}
+
+// restart replaces the first replica by a new process, which has nothing in memory.
+func (w *world) restart(t fataler) (stop func() error) {
+	w.replica = w.build(t, w.replica.pool, w.replica.lookups)
+	return w.replica.start()
 }
 
 // exec runs a statement as the owner.

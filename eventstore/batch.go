@@ -25,7 +25,7 @@ const transactTimeout = 15 * time.Second
 
 // transaction is one joined transaction on its way: heads loaded, commands decided, rows gathered.
 type transaction struct {
-	now       time.Time
+	now       time.Time // of the commands that are being decided
 	heads     map[string]*head
 	collector Collector
 	records   []Record // of all commands, in order
@@ -356,9 +356,9 @@ func (tx *transaction) eventArgs() []any {
 		}
 		return out
 	}
-	versions, revisions := make([]int64, n), make([]int16, n)
+	versions, revisions, times := make([]int64, n), make([]int16, n), make([]time.Time, n)
 	for i := range tx.records {
-		versions[i], revisions[i] = tx.records[i].Version, int16(tx.records[i].Revision)
+		versions[i], revisions[i], times[i] = tx.records[i].Version, int16(tx.records[i].Revision), tx.records[i].OccurredAt
 	}
 	return []any{
 		Lifecycle,
@@ -368,7 +368,7 @@ func (tx *transaction) eventArgs() []any {
 		text(func(r *Record) string { return string(r.OrganizationID) }),
 		text(func(r *Record) string { return string(r.ProjectID) }),
 		text(func(r *Record) string { return string(r.Data.Type()) }),
-		revisions, tx.now,
+		revisions, times,
 		text(func(r *Record) string { return string(r.Actor) }),
 		text(func(r *Record) string { return r.RequestID }),
 		text(func(r *Record) string { return string(r.Raw) }),

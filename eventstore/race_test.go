@@ -91,9 +91,9 @@ func stateOf(err error) string {
 
 const sqlRawAppend = `WITH moved AS MATERIALIZED (
 		SELECT move_heads(ARRAY[$1], ARRAY[$2::bigint], ARRAY[$2::bigint + 1], 1::smallint, ARRAY['{}'], ARRAY[]::text[], ARRAY[]::bigint[]) AS done
-	) SELECT append_events(CASE WHEN moved.done IS NULL THEN 1::smallint ELSE 1::smallint END,
+	) SELECT append_events(1::smallint,
 	ARRAY['evt_' || gen_random_uuid()], ARRAY[$1], ARRAY[$2::bigint + 1], ARRAY['org_test'], ARRAY[''],
-	ARRAY['OrganizationCreated'], ARRAY[1::smallint], now(), ARRAY['system:setup'], ARRAY['raw'], ARRAY['{"name":"raw"}']) FROM moved`
+	ARRAY['OrganizationCreated'], ARRAY[1::smallint], ARRAY[now()], ARRAY['system:setup'], ARRAY['raw'], ARRAY['{"name":"raw"}']) FROM moved`
 
 // rawAppend appends one event without a Store.
 func rawAppend(ctx context.Context, q eventstore.Querier, stream string, expected int64) (position int64, err error) {

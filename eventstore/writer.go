@@ -107,6 +107,7 @@ func (w *writer) tryAdd(j *job, more []*pending) (err error) {
 	if err := w.load(j.tx, more); err != nil {
 		return err
 	}
+	j.tx.now = microseconds(w.store.cfg.Now()) // gathering may take as long as the batch before does
 	for _, p := range more {
 		d := decision{pending: p, first: len(j.tx.records)}
 		if err := w.store.decide(j.tx, p); isInternal(err) {

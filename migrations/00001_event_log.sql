@@ -141,7 +141,7 @@ $$;
 -- +goose StatementBegin
 CREATE FUNCTION append_events(
     p_lane smallint, e_id text[], e_stream text[], e_version bigint[], e_organization text[], e_project text[],
-    e_type text[], e_revision smallint[], e_occurred_at timestamptz, e_actor text[], e_request text[], e_data text[]
+    e_type text[], e_revision smallint[], e_occurred_at timestamptz[], e_actor text[], e_request text[], e_data text[]
 ) RETURNS bigint LANGUAGE plpgsql SECURITY DEFINER
 SET search_path FROM CURRENT SET enable_seqscan = off AS $$
 DECLARE
@@ -157,10 +157,10 @@ BEGIN
     INSERT INTO events (lane, position, event_id, stream_id, version, organization_id, project_id, type, revision,
                         occurred_at, actor, request_id, data)
         SELECT p_lane, head + e.n, e.id, e.stream, e.version, e.organization, e.project, e.type, e.revision,
-               e_occurred_at, e.actor, e.request, e.data::json
-        FROM unnest(e_id, e_stream, e_version, e_organization, e_project, e_type, e_revision, e_actor, e_request, e_data)
+               e.occurred_at, e.actor, e.request, e.data::json
+        FROM unnest(e_id, e_stream, e_version, e_organization, e_project, e_type, e_revision, e_occurred_at, e_actor, e_request, e_data)
              WITH ORDINALITY
-             AS e(id, stream, version, organization, project, type, revision, actor, request, data, n);
+             AS e(id, stream, version, organization, project, type, revision, occurred_at, actor, request, data, n);
     RETURN head + 1;
 END
 $$;

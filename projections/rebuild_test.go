@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math/rand/v2"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -148,7 +149,9 @@ func TestRebuildCanBeInterrupted(t *testing.T) {
 	}()
 	damaged := "SELECT count(*) FROM keys WHERE name = 'damaged'"
 	until(t, "the first batch is mended", func() bool { return one[int](t, w, damaged) <= streams-200 })
-	if _, err := w.tryRotate(all[0], domain.TriggerManual, 0); err != nil {
+	mended := domain.KeyID(one[string](t, w, "SELECT id FROM keys WHERE name <> 'damaged' LIMIT 1"))
+	free := all[slices.IndexFunc(all, func(m made) bool { return m.key == mended })]
+	if _, err := w.tryRotate(free, domain.TriggerManual, 0); err != nil {
 		t.Errorf("a command on a stream that is not being rebuilt: %v", err)
 	}
 	cancel()

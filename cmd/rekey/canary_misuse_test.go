@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
 	"time"
@@ -64,7 +65,28 @@ func (c *canary) misuse(t *testing.T) {
 		}
 		c.lookIn(t, search, "the answer to "+what, fmt.Sprint(got.header)+string(got.body))
 	}
+	c.misuseRequestID(t, s, project)
 	c.misuseHeaders(t, s, search)
+}
+
+// misuseRequestID sends a secret as the id of a request that succeeds, which the log, the event and NATS keep.
+func (c *canary) misuseRequestID(t *testing.T, s, project string) {
+	t.Helper()
+	body := strings.NewReader(`{"project_id":"` + project + `","name":"another"}`)
+	request, err := http.NewRequestWithContext(t.Context(), "POST", c.url+"/v1/api-keys", body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	request.Header = http.Header{"Authorization": {"Bearer " + c.key}, "Content-Type": {"application/json"}, "X-Request-Id": {s}}
+	got, err := c.do(request)
+	if err != nil || got.status != http.StatusCreated || got.header.Get("X-Request-Id") == s {
+		t.Errorf("answered %d: %v, %v", got.status, got.header, err)
+	}
+	var key keyInfo
+	if err := json.Unmarshal(got.body, &key); err != nil {
+		t.Fatal(err)
+	}
+	c.seen.add("secret of another key", key.Key)
 }
 
 // misuseHeaders sends what no client of HTTP would.

@@ -148,12 +148,20 @@ func (c *crashRun) checkRotationsGoOn(t *testing.T) {
 	}
 }
 
-// killWhileDelivering kills it when a receiver has a message and has not answered yet.
+// killWhileDelivering kills it when a receiver has a message and has not answered yet, and no other message is on its way.
 func (c *crashRun) killWhileDelivering(t *testing.T) {
 	t.Helper()
-	defer c.hook.hold()()
-	before := len(c.hook.messages(t))
-	eventually(t, "a message", func() bool { return len(c.hook.messages(t)) > before })
+	slow := c.rotating[0].LineageID
+	defer c.hook.hold(slow)()
+	c.hook.await(t, slow, c.lineage(t, slow)[0].Generation+1)
+	eventually(t, "a moment without other rotations", func() bool {
+		for _, key := range c.rotating[1:] {
+			if c.lineage(t, key.LineageID)[0].Status != "active" {
+				return false
+			}
+		}
+		return true
+	})
 	c.process.kill()
 }
 

@@ -39,7 +39,8 @@ type hook struct {
 	secrets []webhook.Secret
 	got     []hooked
 	faults  []string
-	held    chan struct{} // closed when answers may go out; nil: at once
+	slow    string        // the lineage whose messages are not answered
+	held    chan struct{} // until this is closed
 }
 
 // hooked is one attempt that arrived.
@@ -76,8 +77,9 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return // the sender was killed in the middle
 	}
 	for deadline := time.Now().Add(5 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		if err = h.take(r.Header, body); err == nil {
-			h.wait(r.Context())
+		var lineage string
+		if lineage, err = h.take(r.Header, body); err == nil {
+			h.wait(r.Context(), lineage)
 			w.WriteHeader(http.StatusNoContent)
 			return
 		}
@@ -91,39 +93,39 @@ func (h *hook) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w.WriteHeader(http.StatusUnauthorized)
 }
 
-func (h *hook) take(header http.Header, body []byte) error {
+// take keeps a message and returns the lineage that it is about.
+func (h *hook) take(header http.Header, body []byte) (string, error) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if err := webhook.Verify(header, body, time.Now(), h.secrets...); err != nil {
-		return err
+		return "", err
 	}
 	got := hooked{id: header.Get(webhook.HeaderID), body: string(body)}
 	if err := json.Unmarshal(body, &got.rotationMessage); err != nil {
-		return err
+		return "", err
 	}
 	h.got = append(h.got, got)
-	return nil
+	return got.Data.LineageID, nil
 }
 
-// hold keeps answers back, as a slow receiver does, until the returned function is called.
-func (h *hook) hold() (release func()) {
+// hold keeps answers for a lineage back, as a slow receiver does, until the returned function is called.
+func (h *hook) hold(lineage string) (release func()) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	held := make(chan struct{})
-	h.held = held
+	h.slow, h.held = lineage, make(chan struct{})
 	return func() {
 		h.mu.Lock()
 		defer h.mu.Unlock()
-		h.held = nil
-		close(held)
+		h.slow = ""
+		close(h.held)
 	}
 }
 
-func (h *hook) wait(ctx context.Context) {
+func (h *hook) wait(ctx context.Context, lineage string) {
 	h.mu.Lock()
-	held := h.held
+	slow, held := h.slow, h.held
 	h.mu.Unlock()
-	if held == nil {
+	if lineage != slow {
 		return
 	}
 	select {

@@ -165,13 +165,6 @@ func (a rest) verify(t testing.TB, secret string) verdictInfo {
 	return v
 }
 
-func (a rest) get(t testing.TB, id string) keyInfo {
-	t.Helper()
-	var key keyInfo
-	a.call(t, "GET", "/v1/api-keys/"+id, nil, http.StatusOK, &key)
-	return key
-}
-
 // allKeys reads every page of the project's keys, ended ones too.
 func (a rest) allKeys(t testing.TB) []keyInfo {
 	t.Helper()

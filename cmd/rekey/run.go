@@ -154,6 +154,7 @@ func openPool(ctx context.Context, databaseURL, name string, size int32, stateme
 		"default_transaction_isolation":       "read committed", // whatever the database's own default is
 		// Everything here is found by key. A plan made while a table was empty must not scan it once it is large.
 		"enable_seqscan": "off",
+		"jit":            "off", // the cost of a plan that may not scan would set it off
 	} {
 		config.ConnConfig.RuntimeParams[setting] = value
 	}

@@ -94,6 +94,7 @@ func (db *DB) pool(t testing.TB, after func(context.Context, *pgx.Conn) error) *
 	config.MaxConns = 12
 	config.AfterConnect = after
 	config.ConnConfig.RuntimeParams["enable_seqscan"] = "off" // as in production: see cmd/rekey
+	config.ConnConfig.RuntimeParams["jit"] = "off"
 	pool, err := pgxpool.NewWithConfig(context.Background(), config)
 	if err != nil {
 		t.Fatal(err)
