@@ -6,7 +6,7 @@ LDFLAGS := -X main.version=$(VERSION)
 
 # Linters run at pinned versions, outside go.mod.
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
-GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.9.0
+GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
 .PHONY: build dev test race lint vuln bench soak clean
 
