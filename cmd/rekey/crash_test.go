@@ -27,7 +27,10 @@ func TestG3KillNine(t *testing.T) {
 	c.boot(t)
 	c.load = startLoad(t, c.rest, crashClients)
 	rounds := crashes
-	if testing.Short() {
+	switch {
+	case os.Getenv("REKEY_SOAK") == "1":
+		rounds = 5 * crashes
+	case testing.Short():
 		rounds = 3
 	}
 	for round := range rounds {

@@ -258,7 +258,7 @@ func (i *instance) stopAtEnd(t testing.TB) {
 		i.stop(t)
 	}
 	if t.Failed() {
-		t.Logf("end of the log:\n%s", i.logs.tail())
+		t.Logf("it ended with %v; end of the log:\n%s", i.err, i.logs.tail())
 	}
 }
 

@@ -69,8 +69,8 @@ func TestPostgresGoneUnderServe(t *testing.T) {
 	})
 	hook := newHook(t)
 	var rotating []keyInfo
-	for range 4 {
-		key := r.create(t, "rotating", map[string]any{"rotation_interval_seconds": 2, "grace_period_seconds": 1, "rotation_webhook_url": hook.url})
+	for interval := 1; interval <= 4; interval++ { // not all of them at the same moments
+		key := r.create(t, "rotating", map[string]any{"rotation_interval_seconds": interval, "grace_period_seconds": 0, "rotation_webhook_url": hook.url})
 		hook.trust(t, key.WebhookSecret)
 		rotating = append(rotating, key)
 	}
