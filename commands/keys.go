@@ -70,7 +70,7 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 	if err != nil {
 		return CreatedKey{}, err
 	}
-	_, event, err := find[domain.Created](eventsOf(records))
+	_, event, err := find[domain.Created](eventstore.EventsOf(records))
 	if err != nil {
 		return CreatedKey{}, err
 	}
@@ -143,7 +143,7 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
-	if _, _, err := find[domain.EndpointCreated](eventsOf(records)); err != nil {
+	if _, _, err := find[domain.EndpointCreated](eventstore.EventsOf(records)); err != nil {
 		endpoint.secret = webhook.Secret{}
 	}
 	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)

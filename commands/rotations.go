@@ -47,7 +47,7 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 	if err != nil {
 		return RotatedKey{}, err
 	}
-	rotated, event, err := find[domain.Rotated](eventsOf(records))
+	rotated, event, err := find[domain.Rotated](eventstore.EventsOf(records))
 	if err != nil {
 		return RotatedKey{}, err
 	}
@@ -180,7 +180,7 @@ func (s *Service) ClaimSuccessor(ctx context.Context, by By, presented *projecti
 	if err != nil {
 		return ClaimedKey{}, err
 	}
-	acknowledged, _, err := find[domain.RotationAcknowledged](eventsOf(records))
+	acknowledged, _, err := find[domain.RotationAcknowledged](eventstore.EventsOf(records))
 	if err != nil {
 		return ClaimedKey{}, none
 	}

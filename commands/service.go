@@ -85,11 +85,3 @@ func find[P domain.Payload](events []domain.Event) (P, domain.Event, error) {
 	var none P
 	return none, domain.Event{}, fmt.Errorf("a command made no %s event", none.Type())
 }
-
-func eventsOf(records []eventstore.Record) []domain.Event {
-	events := make([]domain.Event, len(records))
-	for i, r := range records {
-		events[i] = r.Event
-	}
-	return events
-}

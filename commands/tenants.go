@@ -70,12 +70,12 @@ func (s *Service) createTenant(ctx context.Context, by By, name, project, keyNam
 	if err != nil {
 		return NewTenant{}, err
 	}
-	organization, event, err := find[domain.OrganizationCreated](eventsOf(records))
+	organization, event, err := find[domain.OrganizationCreated](eventstore.EventsOf(records))
 	if err != nil {
 		return NewTenant{}, err
 	}
 	out.Name, out.CreatedAt = organization.Name, event.OccurredAt
-	_, event, err = find[domain.Created](eventsOf(records))
+	_, event, err = find[domain.Created](eventstore.EventsOf(records))
 	out.Key = projections.CreatedKey(event)
 	return out, err
 }
@@ -115,7 +115,7 @@ func (s *Service) CreateProject(ctx context.Context, by By, organization domain.
 	if err != nil {
 		return nil, err
 	}
-	created, event, err := find[domain.ProjectCreated](eventsOf(records))
+	created, event, err := find[domain.ProjectCreated](eventstore.EventsOf(records))
 	return &projections.Project{
 		ID: id, OrganizationID: organization, Name: created.Name, Brand: created.Brand, CreatedAt: event.OccurredAt,
 	}, err
@@ -140,7 +140,7 @@ func (s *Service) CreateEnvironment(ctx context.Context, by By, project domain.P
 	if err != nil {
 		return nil, err
 	}
-	created, event, err := find[domain.EnvironmentCreated](eventsOf(records))
+	created, event, err := find[domain.EnvironmentCreated](eventstore.EventsOf(records))
 	return &projections.Environment{
 		ID: id, OrganizationID: event.OrganizationID, ProjectID: project, Name: created.Name, CreatedAt: event.OccurredAt,
 	}, err

@@ -263,7 +263,7 @@ func (tx *transaction) queue(b *pgx.Batch, decisions []decision, position *int64
 		if d.pending.command.Attach == nil || d.first == d.last {
 			continue
 		}
-		if err := d.pending.command.Attach(b, eventsOf(tx.records[d.first:d.last])); err != nil {
+		if err := d.pending.command.Attach(b, EventsOf(tx.records[d.first:d.last])); err != nil {
 			return internalError{err}
 		}
 	}
@@ -285,12 +285,4 @@ func commitError(err error, cutAtCommit bool) error {
 	default:
 		return fmt.Errorf("%w: %w", errOutcomeUnknown, err)
 	}
-}
-
-func eventsOf(records []Record) []domain.Event {
-	events := make([]domain.Event, len(records))
-	for i, r := range records {
-		events[i] = r.Event
-	}
-	return events
 }

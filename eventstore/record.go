@@ -52,5 +52,14 @@ func scanRecord(row pgx.CollectableRow) (Record, error) {
 	return r, nil
 }
 
+// EventsOf returns the events of records.
+func EventsOf(records []Record) []domain.Event {
+	events := make([]domain.Event, len(records))
+	for i, r := range records {
+		events[i] = r.Event
+	}
+	return events
+}
+
 // microseconds is the precision of a time in Postgres; what is decided must be what is read back.
 func microseconds(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }

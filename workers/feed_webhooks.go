@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
@@ -21,9 +20,11 @@ const WebhooksStream = "REKEY_WEBHOOKS"
 // WebhooksFeed publishes every webhook a second time over NATS, under the same id and signed with the same secret, but
 // with the new key's secret left out: many may read a stream, and it is kept. The signature is over this body.
 func WebhooksFeed(service *commands.Service, now func() time.Time) Feed {
+	stream := streamConfig(WebhooksStream, "rekey.webhooks.>")
+	stream.Description = "every webhook of rekey, without secrets"
 	return Feed{
 		Name:   "relay.webhooks",
-		Stream: feedStream(WebhooksStream, "every webhook of rekey, without secrets", "rekey.webhooks.>"),
+		Stream: stream,
 		Messages: func(ctx context.Context, records []eventstore.Record) ([]*nats.Msg, error) {
 			return webhookMessages(ctx, service, now(), records)
 		},
@@ -74,14 +75,4 @@ func webhookMessage(r eventstore.Record, d domain.Rotated, now time.Time, secret
 	message.Header.Set(nats.MsgIdHdr, id)
 	message.Data = body
 	return message, nil
-}
-
-// feedStream is how every stream of the relay is kept: on disk, whole, and closed to deletion by hand, which would be a
-// hole in the audit.
-func feedStream(name, description, subjects string) jetstream.StreamConfig {
-	return jetstream.StreamConfig{
-		Name: name, Description: description, Subjects: []string{subjects},
-		Retention: jetstream.LimitsPolicy, Discard: jetstream.DiscardOld, Storage: jetstream.FileStorage, Replicas: 1,
-		Duplicates: 2 * time.Minute, AllowAtomicPublish: true, DenyDelete: true, DenyPurge: true,
-	}
 }

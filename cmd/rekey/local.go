@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/rand"
-	"encoding/base64"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -132,7 +131,7 @@ func writeEnv(path string, cfg *Config, databaseURL string) error {
 	for _, v := range [][2]string{
 		{"REKEY_DATABASE_URL", databaseURL},
 		{"REKEY_NATS_URL", cfg.NATSURL},
-		{"REKEY_MASTER_KEY", base64.StdEncoding.EncodeToString(cfg.MasterKey)},
+		{"REKEY_MASTER_KEY", encodeMasterKey(cfg.MasterKey)},
 		{"REKEY_WEBHOOK_ALLOW", strings.Join(allow, ",")},
 		{"REKEY_MIN_ROTATION_INTERVAL", cfg.MinRotationInterval.String()},
 		{"REKEY_METRICS_ADDR", "127.0.0.1:0"}, // the one who wrote this has the usual port
