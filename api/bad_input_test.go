@@ -10,7 +10,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/rekeyhq/rekey/api"
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 )
 
@@ -134,7 +134,7 @@ func bodyRefusals() []refusal {
 		createRaw("a string", `"x"`, 422, domain.CodeValidation, "body"),
 		createRaw("a number", "1", 422, domain.CodeValidation, "body"),
 		createRaw("nothing in the object", "{}", 422, domain.CodeValidation, "name"),
-		createRaw("a body one byte over the limit", good+strings.Repeat(" ", api.MaxBodyBytes+1-len(good)+len("{project}")-len(unknown("proj"))), 413, domain.CodeTooLarge, ""),
+		createRaw("a body one byte over the limit", good+strings.Repeat(" ", surface.MaxBodyBytes+1-len(good)+len("{project}")-len(unknown("proj"))), 413, domain.CodeTooLarge, ""),
 		createRaw("2 MB", `{"name":"`+strings.Repeat("n", 2<<20)+`"}`, 413, domain.CodeTooLarge, ""),
 		{name: "a form", body: "name=x", headers: []string{"Content-Type", "application/x-www-form-urlencoded"}, status: 415, code: domain.CodeUnsupportedMedia},
 		{name: "text", body: good, headers: []string{"Content-Type", "text/plain"}, status: 415, code: domain.CodeUnsupportedMedia},
@@ -311,7 +311,7 @@ func TestLenience(t *testing.T) {
 		b.root.call("POST", "/v1/api-keys", body, "Content-Type", "application/json; charset=utf-8").wants(201)
 	})
 	t.Run("ABodyAtTheLimit", func(t *testing.T) {
-		b.root.call("POST", "/v1/api-keys", body+strings.Repeat(" ", api.MaxBodyBytes-len(body))).wants(201)
+		b.root.call("POST", "/v1/api-keys", body+strings.Repeat(" ", surface.MaxBodyBytes-len(body))).wants(201)
 	})
 	t.Run("NullIsAbsent", func(t *testing.T) {
 		b.newKey(fields{

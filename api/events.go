@@ -14,6 +14,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
 
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/projections"
@@ -32,13 +33,13 @@ type eventBody struct {
 	Actor          domain.Actor          `json:"actor" example:"key_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The key that caused it, or system: and the part that acted by itself"`
 	RequestID      *string               `json:"request_id" example:"req_01jz8q0v6me5et8b3k2c9d4x7a" doc:"null for what nobody asked for over HTTP"`
 	OccurredAt     time.Time             `json:"occurred_at"`
-	Data           object                `json:"data" nullable:"false" doc:"What the type says; a key's event never holds its secret"`
+	Data           surface.Object        `json:"data" nullable:"false" doc:"What the type says; a key's event never holds its secret"`
 }
 
 func bodyOfEvent(r eventstore.Record) eventBody {
 	b := eventBody{
 		Position: r.Position, ID: r.ID, Type: r.Data.Type(), Revision: r.Revision, StreamID: r.StreamID, Version: r.Version,
-		OrganizationID: r.OrganizationID, Actor: r.Actor, OccurredAt: r.OccurredAt, Data: object{r.Raw},
+		OrganizationID: r.OrganizationID, Actor: r.Actor, OccurredAt: r.OccurredAt, Data: surface.Object{RawMessage: r.Raw},
 	}
 	if r.ProjectID != "" {
 		b.ProjectID = &r.ProjectID
@@ -62,11 +63,11 @@ type keyEventsInput struct {
 
 // keyEvents is the history of a key's whole lineage, oldest first.
 func (s *server) keyEvents(ctx context.Context, in *keyEventsInput) (*eventsOutput, error) {
-	key, err := s.cfg.Reader.Key(ctx, caller(ctx).OrganizationID, in.ID)
+	key, err := s.Reader.Key(ctx, surface.Caller(ctx).OrganizationID, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	records, err := s.cfg.Reader.History(ctx, key.LineageID, in.After, in.Limit+1)
+	records, err := s.Reader.History(ctx, key.LineageID, in.After, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -80,7 +81,7 @@ type listEventsInput struct {
 
 // listEvents is the audit feed of the caller's organization, oldest first.
 func (s *server) listEvents(ctx context.Context, in *listEventsInput) (*eventsOutput, error) {
-	records, err := s.cfg.Reader.Events(ctx, caller(ctx).OrganizationID, in.After, in.Limit+1)
+	records, err := s.Reader.Events(ctx, surface.Caller(ctx).OrganizationID, in.After, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -124,10 +125,10 @@ func (s *server) streamIfAsked(ctx huma.Context, next func(huma.Context)) {
 	r, w := humachi.Unwrap(ctx)
 	after, err := streamStart(r)
 	if err != nil {
-		writeProblem(w, r, err)
+		surface.WriteError(w, r, err)
 		return
 	}
-	stream := &eventStream{server: s, w: w, r: r, caller: caller(r.Context()), control: http.NewResponseController(w), after: after}
+	stream := &eventStream{server: s, w: w, r: r, caller: surface.Caller(r.Context()), control: http.NewResponseController(w), after: after}
 	stream.run()
 }
 
@@ -172,16 +173,16 @@ func (e *eventStream) run() {
 
 // flush lets a caller go that does not read.
 func (e *eventStream) flush() bool {
-	_ = e.control.SetWriteDeadline(time.Now().Add(2 * e.server.cfg.heartbeat))
+	_ = e.control.SetWriteDeadline(time.Now().Add(2 * e.server.Heartbeat))
 	return e.control.Flush() == nil
 }
 
 // waitAndSend sends what comes next, or a sign of life if nothing comes, and reports whether to go on.
 func (e *eventStream) waitAndSend() bool {
 	ctx := e.r.Context()
-	left := e.server.cfg.heartbeat - time.Since(e.checked)
+	left := e.server.Heartbeat - time.Since(e.checked)
 	waitCtx, cancel := context.WithTimeout(ctx, left)
-	head, err := e.server.cfg.Tail(waitCtx, e.after)
+	head, err := e.server.Tail(waitCtx, e.after)
 	quiet := waitCtx.Err() != nil
 	cancel()
 	if ctx.Err() != nil || err != nil && !quiet {
@@ -196,7 +197,7 @@ func (e *eventStream) waitAndSend() bool {
 
 // stillAllowed looks at the caller's key again.
 func (e *eventStream) stillAllowed() bool {
-	key, err := e.server.authenticate(e.r)
+	key, err := e.server.native.Authenticate(e.r)
 	e.checked = time.Now()
 	return err == nil && key.Caller().Require(domain.ScopeEventsRead) == nil
 }
@@ -205,7 +206,7 @@ var errStreamEnded = errors.New("the caller's key may not read on")
 
 // send sends what the organization has up to a head of the log, or one page of it.
 func (e *eventStream) send(ctx context.Context, head int64) error {
-	records, err := e.server.cfg.Reader.Events(ctx, e.caller.OrganizationID, e.after, streamPage)
+	records, err := e.server.Reader.Events(ctx, e.caller.OrganizationID, e.after, streamPage)
 	if err != nil {
 		return err
 	}
@@ -228,7 +229,7 @@ func (e *eventStream) send(ctx context.Context, head int64) error {
 func (e *eventStream) write(rec eventstore.Record) error {
 	var text bytes.Buffer
 	fmt.Fprintf(&text, "id: %d\nevent: %s\ndata: ", rec.Position, rec.Data.Type())
-	if err := encodeJSON(&text, bodyOfEvent(rec)); err != nil { // on one line, with its end
+	if err := surface.EncodeJSON(&text, bodyOfEvent(rec)); err != nil { // on one line, with its end
 		return err
 	}
 	text.WriteByte('\n')

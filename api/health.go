@@ -17,7 +17,7 @@ type healthOutput struct {
 // health says that the process runs. It does not look at what it depends on: restarting it would not mend that.
 func (s *server) health(context.Context, *struct{}) (*healthOutput, error) {
 	out := &healthOutput{}
-	out.Body.Status, out.Body.Version = "ok", s.cfg.Version
+	out.Body.Status, out.Body.Version = "ok", s.Version
 	return out, nil
 }
 
@@ -25,7 +25,7 @@ func (s *server) health(context.Context, *struct{}) (*healthOutput, error) {
 func (s *server) ready(ctx context.Context, _ *struct{}) (*healthOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := s.cfg.Ready(ctx); err != nil {
+	if err := s.Ready(ctx); err != nil {
 		return nil, domain.Refuse(domain.CodeUnavailable, "this replica cannot serve now").WithCause(err)
 	}
 	return s.health(ctx, nil)

@@ -3,6 +3,7 @@ package api
 import (
 	"time"
 
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
 )
@@ -20,7 +21,7 @@ type KeyBody struct {
 	KeyPrefix               string                `json:"key_prefix" example:"rk_live_x7Fq" doc:"Brand, environment and four random characters"`
 	LastFour                string                `json:"last_four" example:"9aZk"`
 	Scopes                  []string              `json:"scopes" nullable:"false" doc:"Names, a:* for all that begin with a:, or * for all"`
-	Resources               resources             `json:"resources" doc:"Limits per kind of resource; a kind that is not named is not limited, and null is no limit"`
+	Resources               surface.Resources     `json:"resources" doc:"Limits per kind of resource; a kind that is not named is not limited, and null is no limit"`
 	Status                  domain.Status         `json:"status" enum:"active,pending,grace,revoked,expired,retired" doc:"active, pending and grace are valid: pending waits for its receiver, grace was replaced. retired is replaced and out of grace"`
 	ExpiresAt               *time.Time            `json:"expires_at" doc:"null: never"`
 	LastUsedAt              *time.Time            `json:"last_used_at" doc:"null: not known to be used"`
@@ -35,7 +36,7 @@ type KeyBody struct {
 	GracePeriodSeconds      int64                 `json:"grace_period_seconds" example:"3600" doc:"How long it stays valid after an interval rotation was acknowledged"`
 	NextRotationAt          *time.Time            `json:"next_rotation_at" doc:"null: none is planned, or one waits for its receiver"`
 	RotationWebhookURL      *string               `json:"rotation_webhook_url" example:"https://hooks.example.com/rekey" doc:"Who is sent the new secret; null: the old key fetches it"`
-	Metadata                object                `json:"metadata"`
+	Metadata                surface.Object        `json:"metadata"`
 }
 
 const secondsPerDay = 24 * 60 * 60
@@ -45,10 +46,10 @@ func bodyOf(k *projections.Key, now time.Time) KeyBody {
 	b := KeyBody{
 		ID: k.ID, LineageID: k.LineageID, Generation: k.Generation, OrganizationID: k.OrganizationID, ProjectID: k.ProjectID,
 		EnvironmentID: k.EnvironmentID, Name: k.Name, KeyPrefix: k.Secret.Prefix, LastFour: k.Secret.LastFour,
-		Scopes: orEmpty(k.Scopes), Resources: resources(k.Resources), Status: k.StatusAt(now), ExpiresAt: k.ExpiresAt,
+		Scopes: orEmpty(k.Scopes), Resources: surface.Resources(k.Resources), Status: k.StatusAt(now), ExpiresAt: k.ExpiresAt,
 		CreatedAt: k.CreatedAt, RevokedAt: k.RevokedAt, ReplacedByKeyID: k.ReplacedBy, GraceExpiresAt: k.GraceExpiresAt,
 		RotationIntervalSeconds: k.RotationIntervalSeconds, GracePeriodSeconds: k.GraceSeconds,
-		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, Metadata: object{k.Metadata},
+		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, Metadata: surface.Object{RawMessage: k.Metadata},
 	}
 	if s := k.RotationIntervalSeconds; s != nil && *s%secondsPerDay == 0 {
 		days := *s / secondsPerDay

@@ -8,6 +8,7 @@ import (
 	"net/url"
 	"time"
 
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
@@ -26,14 +27,14 @@ type createKeyInput struct {
 		Name                    string                `json:"name" example:"CI of the billing service" doc:"1 to 200 printable characters"`
 		EnvironmentID           *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
 		Scopes                  []string              `json:"scopes,omitempty" doc:"Default, also for an empty list: all that the caller's key holds"`
-		Resources               resources             `json:"resources,omitempty" doc:"Limits per kind of resource; default: those of the caller's key"`
+		Resources               surface.Resources     `json:"resources,omitempty" doc:"Limits per kind of resource; default: those of the caller's key"`
 		ExpiresAt               *string               `json:"expires_at,omitempty" nullable:"true" format:"date-time" doc:"RFC 3339; default: as the caller's key, or never"`
 		RotationIntervalDays    *int64                `json:"rotation_interval_days,omitempty" nullable:"true" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
 		RotationIntervalSeconds *int64                `json:"rotation_interval_seconds,omitempty" nullable:"true" minimum:"0" maximum:"315360000" doc:"It rotates by itself this often; the installation has a minimum. Default and 0: it does not"`
 		RotationWebhookURL      *string               `json:"rotation_webhook_url,omitempty" nullable:"true" example:"https://hooks.example.com/rekey" doc:"Where the new secret is sent, signed, at each interval rotation; default: the old key fetches it"`
 		GracePeriodMinutes      *int64                `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
 		GracePeriodSeconds      *int64                `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; default an hour, or half the interval if that is shorter"`
-		Metadata                object                `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
+		Metadata                surface.Object        `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
 	}
 }
 
@@ -48,27 +49,27 @@ type createdKeyOutput struct{ Body createdKeyBody }
 
 func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKeyOutput, error) {
 	b := &in.Body
-	interval, err := inUnits("rotation_interval_seconds", b.RotationIntervalSeconds, "rotation_interval_days", b.RotationIntervalDays, secondsPerDay)
+	interval, err := surface.InUnits("rotation_interval_seconds", b.RotationIntervalSeconds, "rotation_interval_days", b.RotationIntervalDays, secondsPerDay)
 	if err != nil {
 		return nil, err
 	}
-	grace, err := inUnits("grace_period_seconds", b.GracePeriodSeconds, "grace_period_minutes", b.GracePeriodMinutes, 60)
+	grace, err := surface.InUnits("grace_period_seconds", b.GracePeriodSeconds, "grace_period_minutes", b.GracePeriodMinutes, 60)
 	if err != nil {
 		return nil, err
 	}
-	expires, err := instant("expires_at", b.ExpiresAt)
+	expires, err := surface.Instant("expires_at", b.ExpiresAt)
 	if err != nil {
 		return nil, err
 	}
-	created, err := s.cfg.Commands.CreateKey(ctx, by(ctx), commands.CreateKey{
-		ProjectID: b.ProjectID, EnvironmentID: orZero(b.EnvironmentID), Name: b.Name, Scopes: b.Scopes,
-		Resources: domain.Resources(b.Resources), ExpiresAt: expires, RotationIntervalSeconds: orZero(interval), GraceSeconds: grace,
-		WebhookURL: orZero(b.RotationWebhookURL), Metadata: b.Metadata.RawMessage,
+	created, err := s.Commands.CreateKey(ctx, surface.By(ctx), commands.CreateKey{
+		ProjectID: b.ProjectID, EnvironmentID: surface.OrZero(b.EnvironmentID), Name: b.Name, Scopes: b.Scopes,
+		Resources: domain.Resources(b.Resources), ExpiresAt: expires, RotationIntervalSeconds: surface.OrZero(interval), GraceSeconds: grace,
+		WebhookURL: surface.OrZero(b.RotationWebhookURL), Metadata: b.Metadata.RawMessage,
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := &createdKeyOutput{Body: createdKeyBody{KeyBody: bodyOf(created.Key, s.cfg.Now()), Key: created.Secret.Reveal()}}
+	out := &createdKeyOutput{Body: createdKeyBody{KeyBody: bodyOf(created.Key, s.Now()), Key: created.Secret.Reveal()}}
 	if !created.WebhookSecret.IsZero() {
 		secret := created.WebhookSecret.Reveal()
 		out.Body.RotationWebhookSecret = &secret
@@ -76,16 +77,8 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKey
 	return out, nil
 }
 
-func orZero[T any](p *T) T {
-	if p == nil {
-		var zero T
-		return zero
-	}
-	return *p
-}
-
 type listKeysInput struct {
-	PageInput
+	surface.PageInput
 	ProjectID      domain.ProjectID     `query:"project_id" required:"true" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
 	EnvironmentID  domain.EnvironmentID `query:"environment_id" doc:"Only of this environment"`
 	LineageID      domain.LineageID     `query:"lineage_id" doc:"Only of this lineage, and then also its revoked, expired and retired keys"`
@@ -98,18 +91,18 @@ type keysOutput struct {
 }
 
 func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, error) {
-	organization := caller(ctx).OrganizationID
+	organization := surface.Caller(ctx).OrganizationID
 	if err := cmp.Or(
-		in.check(domain.PrefixKey),
-		checkFilter("environment_id", domain.PrefixEnvironment, string(in.EnvironmentID)),
-		checkFilter("lineage_id", domain.PrefixLineage, string(in.LineageID)),
+		in.Check(domain.PrefixKey),
+		surface.CheckFilter("environment_id", domain.PrefixEnvironment, string(in.EnvironmentID)),
+		surface.CheckFilter("lineage_id", domain.PrefixLineage, string(in.LineageID)),
 	); err != nil {
 		return nil, err
 	}
 	if _, err := s.project(ctx, organization, in.ProjectID); err != nil {
 		return nil, err
 	}
-	keys, err := s.cfg.Reader.Keys(ctx, projections.KeyList{
+	keys, err := s.Reader.Keys(ctx, projections.KeyList{
 		Organization: organization, Project: in.ProjectID, Environment: in.EnvironmentID, Lineage: in.LineageID,
 		IncludeEnded: in.IncludeRevoked || in.LineageID != "", Before: domain.KeyID(in.Cursor), Limit: in.Limit + 1,
 	})
@@ -126,54 +119,35 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 		if in.IncludeRevoked {
 			query.Set("include_revoked", "true")
 		}
-		out.Link = nextLink("/v1/api-keys", string(keys[len(keys)-1].ID), query)
+		out.Link = surface.NextLink("/v1/api-keys", string(keys[len(keys)-1].ID), query)
 	}
 	for _, k := range keys {
-		out.Body = append(out.Body, bodyOf(k, s.cfg.Now()))
+		out.Body = append(out.Body, bodyOf(k, s.Now()))
 	}
 	return out, nil
 }
 
-// checkFilter refuses what cannot be an id; an id that is unknown selects nothing.
-func checkFilter(field, prefix, id string) error {
-	if id == "" || domain.ValidID(prefix, id) {
-		return nil
-	}
-	return domain.InvalidField(field, "is not an id", "take it from a key; it begins with "+prefix+"_")
-}
-
-// nextLink is the Link header that leads to the next page.
-func nextLink(path, cursor string, query url.Values) string {
-	for name, values := range query {
-		if values[0] == "" {
-			query.Del(name)
-		}
-	}
-	query.Set("cursor", cursor)
-	return fmt.Sprintf(`<%s?%s>; rel="next"`, path, query.Encode())
-}
-
 func (s *server) getKey(ctx context.Context, in *KeyPath) (*keyOutput, error) {
-	key, err := s.cfg.Reader.Key(ctx, caller(ctx).OrganizationID, in.ID)
+	key, err := s.Reader.Key(ctx, surface.Caller(ctx).OrganizationID, in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &keyOutput{Body: bodyOf(key, s.cfg.Now())}, nil
+	return &keyOutput{Body: bodyOf(key, s.Now())}, nil
 }
 
 type updateKeyInput struct {
 	KeyPath
 	Body struct {
-		Name                    optional[string]    `json:"name,omitempty" nullable:"false" doc:"1 to 200 printable characters"`
-		Scopes                  optional[[]string]  `json:"scopes,omitempty" doc:"null: none at all"`
-		Resources               optional[resources] `json:"resources,omitempty" doc:"null: no limit"`
-		ExpiresAt               optional[string]    `json:"expires_at,omitempty" format:"date-time" doc:"RFC 3339; null: never"`
-		RotationIntervalDays    optional[int64]     `json:"rotation_interval_days,omitempty" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
-		RotationIntervalSeconds optional[int64]     `json:"rotation_interval_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"null or 0: it does not rotate by itself"`
-		RotationWebhookURL      optional[string]    `json:"rotation_webhook_url,omitempty" doc:"A new URL gets a new signing secret; null: the old key fetches its successor"`
-		GracePeriodMinutes      optional[int64]     `json:"grace_period_minutes,omitempty" nullable:"false" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
-		GracePeriodSeconds      optional[int64]     `json:"grace_period_seconds,omitempty" nullable:"false" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; 0 ends it then"`
-		Metadata                optional[object]    `json:"metadata,omitempty" doc:"Replaces all of it; null: none"`
+		Name                    surface.Optional[string]            `json:"name,omitempty" nullable:"false" doc:"1 to 200 printable characters"`
+		Scopes                  surface.Optional[[]string]          `json:"scopes,omitempty" doc:"null: none at all"`
+		Resources               surface.Optional[surface.Resources] `json:"resources,omitempty" doc:"null: no limit"`
+		ExpiresAt               surface.Optional[string]            `json:"expires_at,omitempty" format:"date-time" doc:"RFC 3339; null: never"`
+		RotationIntervalDays    surface.Optional[int64]             `json:"rotation_interval_days,omitempty" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
+		RotationIntervalSeconds surface.Optional[int64]             `json:"rotation_interval_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"null or 0: it does not rotate by itself"`
+		RotationWebhookURL      surface.Optional[string]            `json:"rotation_webhook_url,omitempty" doc:"A new URL gets a new signing secret; null: the old key fetches its successor"`
+		GracePeriodMinutes      surface.Optional[int64]             `json:"grace_period_minutes,omitempty" nullable:"false" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
+		GracePeriodSeconds      surface.Optional[int64]             `json:"grace_period_seconds,omitempty" nullable:"false" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; 0 ends it then"`
+		Metadata                surface.Optional[surface.Object]    `json:"metadata,omitempty" doc:"Replaces all of it; null: none"`
 	}
 }
 
@@ -190,31 +164,31 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 	if err != nil {
 		return nil, err
 	}
-	if b.GracePeriodSeconds.null || b.GracePeriodMinutes.null { // zero would be the harshest reading of it
+	if b.GracePeriodSeconds.Null || b.GracePeriodMinutes.Null { // zero would be the harshest reading of it
 		return nil, domain.InvalidField("grace_period_seconds", "cannot be null", "send a number; 0 ends the old key at each rotation")
 	}
 	grace, err := changeInUnits("grace_period_seconds", b.GracePeriodSeconds, "grace_period_minutes", b.GracePeriodMinutes, 60)
 	if err != nil {
 		return nil, err
 	}
-	expires, err := instant("expires_at", b.ExpiresAt.pointer())
+	expires, err := surface.Instant("expires_at", b.ExpiresAt.Pointer())
 	if err != nil {
 		return nil, err
 	}
 	update := domain.UpdateKey{
-		KeyID: in.ID, Name: b.Name.change(), RotationIntervalSeconds: interval, GraceSeconds: grace,
-		WebhookURL: b.RotationWebhookURL.change(),
-		ExpiresAt:  domain.Change[*time.Time]{Set: b.ExpiresAt.set, Value: expires},
-		Scopes:     domain.Change[domain.Scopes]{Set: b.Scopes.set, Value: b.Scopes.value},
-		Resources:  domain.Change[domain.Resources]{Set: b.Resources.set, Value: domain.Resources(b.Resources.value)},
-		Metadata:   domain.Change[json.RawMessage]{Set: b.Metadata.set, Value: b.Metadata.value.RawMessage},
+		KeyID: in.ID, Name: b.Name.Change(), RotationIntervalSeconds: interval, GraceSeconds: grace,
+		WebhookURL: b.RotationWebhookURL.Change(),
+		ExpiresAt:  domain.Change[*time.Time]{Set: b.ExpiresAt.Set, Value: expires},
+		Scopes:     domain.Change[domain.Scopes]{Set: b.Scopes.Set, Value: b.Scopes.Value},
+		Resources:  domain.Change[domain.Resources]{Set: b.Resources.Set, Value: domain.Resources(b.Resources.Value)},
+		Metadata:   domain.Change[json.RawMessage]{Set: b.Metadata.Set, Value: b.Metadata.Value.RawMessage},
 	}
-	key, secret, err := s.cfg.Commands.UpdateKey(ctx, by(ctx), update)
+	key, secret, err := s.Commands.UpdateKey(ctx, surface.By(ctx), update)
 	if err != nil {
 		return nil, err
 	}
 	out := &updatedKeyOutput{}
-	out.Body.KeyBody = bodyOf(key, s.cfg.Now())
+	out.Body.KeyBody = bodyOf(key, s.Now())
 	if !secret.IsZero() {
 		shown := secret.Reveal()
 		out.Body.RotationWebhookSecret = &shown
@@ -223,15 +197,15 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 }
 
 // changeInUnits is inUnits for an edit.
-func changeInUnits(secondsField string, seconds optional[int64], unitField string, unit optional[int64], perUnit int64) (domain.Change[int64], error) {
-	pointer := func(o optional[int64]) *int64 {
-		if !o.set {
+func changeInUnits(secondsField string, seconds surface.Optional[int64], unitField string, unit surface.Optional[int64], perUnit int64) (domain.Change[int64], error) {
+	pointer := func(o surface.Optional[int64]) *int64 {
+		if !o.Set {
 			return nil
 		}
-		return &o.value
+		return &o.Value
 	}
-	merged, err := inUnits(secondsField, pointer(seconds), unitField, pointer(unit), perUnit)
-	return domain.Change[int64]{Set: merged != nil, Value: orZero(merged)}, err
+	merged, err := surface.InUnits(secondsField, pointer(seconds), unitField, pointer(unit), perUnit)
+	return domain.Change[int64]{Set: merged != nil, Value: surface.OrZero(merged)}, err
 }
 
 type revokeKeyInput struct {
@@ -247,7 +221,7 @@ func (s *server) revokeKey(ctx context.Context, in *revokeKeyInput) (*struct{}, 
 	if in.Body != nil && in.Body.Reason != nil {
 		reason = *in.Body.Reason
 	}
-	return nil, s.cfg.Commands.RevokeKey(ctx, by(ctx), in.ID, reason)
+	return nil, s.Commands.RevokeKey(ctx, surface.By(ctx), in.ID, reason)
 }
 
 type rotateKeyInput struct {
@@ -280,7 +254,7 @@ type rotatedKeyOutput struct {
 func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKeyOutput, error) {
 	rotate := commands.RotateKey{KeyID: in.ID, Grace: domain.DefaultGrace}
 	if in.Body != nil {
-		grace, err := inUnits("grace_period_seconds", in.Body.GracePeriodSeconds, "grace_period_minutes", in.Body.GracePeriodMinutes, 60)
+		grace, err := surface.InUnits("grace_period_seconds", in.Body.GracePeriodSeconds, "grace_period_minutes", in.Body.GracePeriodMinutes, 60)
 		if err != nil {
 			return nil, err
 		}
@@ -289,7 +263,7 @@ func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey
 		}
 		rotate.Supersede = in.Body.Supersede
 	}
-	rotated, err := s.cfg.Commands.RotateKey(ctx, by(ctx), rotate)
+	rotated, err := s.Commands.RotateKey(ctx, surface.By(ctx), rotate)
 	if err != nil {
 		return nil, err
 	}
@@ -313,11 +287,11 @@ type successorOutput struct {
 }
 
 func (s *server) claimSuccessor(ctx context.Context, in *KeyPath) (*successorOutput, error) {
-	presented := caller(ctx)
+	presented := surface.Caller(ctx)
 	if presented.ID != in.ID {
 		return nil, domain.NotFound("key")
 	}
-	claimed, err := s.cfg.Commands.ClaimSuccessor(ctx, by(ctx), presented)
+	claimed, err := s.Commands.ClaimSuccessor(ctx, surface.By(ctx), presented)
 	if err != nil {
 		return nil, err
 	}

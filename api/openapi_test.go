@@ -13,7 +13,6 @@ import (
 	"github.com/go-chi/chi/v5"
 
 	"github.com/rekeyhq/rekey/api"
-	"github.com/rekeyhq/rekey/domain"
 )
 
 // openRoutes are all that may be called without a key. A route that is not listed must ask for one.
@@ -153,17 +152,4 @@ func neededScope(o *operation) string {
 		return match[1]
 	}
 	return ""
-}
-
-func TestErrorsMapEveryCode(t *testing.T) {
-	t.Parallel()
-	for _, code := range domain.Codes() {
-		httpStatus, title, ok := api.StatusOf(code)
-		if !ok || httpStatus < 400 || httpStatus > 599 || http.StatusText(httpStatus) == "" || title == "" {
-			t.Errorf("%s: status %d, title %q", code, httpStatus, title)
-		}
-	}
-	if api.Mapped() != len(domain.Codes()) {
-		t.Errorf("%d codes are mapped, %d exist", api.Mapped(), len(domain.Codes()))
-	}
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/rekeyhq/rekey/api"
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/migrations"
 	"github.com/rekeyhq/rekey/migrations/dbtest"
@@ -202,7 +203,7 @@ func TestStoreFlickers(t *testing.T) {
 
 // breaking is a verifier that panics for one secret, as a fault of ours would.
 type breaking struct {
-	api.Verifier
+	surface.Verifier
 	at string
 }
 

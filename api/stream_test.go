@@ -113,7 +113,7 @@ func (s *stream) wantEnd() int {
 
 // heartbeat makes streams look around often.
 func heartbeat(every time.Duration) func(*api.Config) {
-	return func(c *api.Config) { api.SetHeartbeat(c, every) }
+	return func(c *api.Config) { c.Heartbeat = every }
 }
 
 // fill appends a number of events of the first organization, and twice as many of another.

@@ -3,42 +3,13 @@ package api
 import (
 	"cmp"
 	"context"
-	"fmt"
 	"net/url"
 	"time"
 
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
 )
-
-// PageInput selects a page of a list. It is exported because huma fills embedded fields only then.
-type PageInput struct {
-	Limit  int    `query:"limit" default:"50" minimum:"1" maximum:"500" doc:"How many at most"`
-	Cursor string `query:"cursor" doc:"From the Link header of the page before"`
-}
-
-// check refuses a cursor that is no id of the list's kind.
-func (p PageInput) check(prefix string) error {
-	if p.Cursor == "" || domain.ValidID(prefix, p.Cursor) {
-		return nil
-	}
-	return domain.InvalidField("cursor", "is not one of ours", "take it from the Link header of the page before")
-}
-
-// page asks for one more than the limit, which tells whether there is a next page.
-func (p PageInput) page() projections.Page {
-	return projections.Page{After: p.Cursor, Limit: p.Limit + 1}
-}
-
-// cut shortens a list to the limit and returns the link to the rest.
-func cut[T any](p PageInput, path string, list []T, id func(T) string, query url.Values) ([]T, string) {
-	if len(list) <= p.Limit {
-		return list, ""
-	}
-	list = list[:p.Limit]
-	query.Set("limit", fmt.Sprint(p.Limit))
-	return list, nextLink(path, id(list[len(list)-1]), query)
-}
 
 // OrganizationBody is a tenant. It is exported for the same reason as KeyBody.
 type OrganizationBody struct {
@@ -47,7 +18,7 @@ type OrganizationBody struct {
 	CreatedAt time.Time             `json:"created_at"`
 }
 
-type listOrganizationsInput struct{ PageInput }
+type listOrganizationsInput struct{ surface.PageInput }
 
 type organizationsOutput struct {
 	Link string             `header:"Link" doc:"The next page, rel=next; absent on the last one"`
@@ -56,19 +27,19 @@ type organizationsOutput struct {
 
 // listOrganizations shows an operator all organizations, and everybody else their own.
 func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInput) (*organizationsOutput, error) {
-	if err := in.check(domain.PrefixOrganization); err != nil {
+	if err := in.Check(domain.PrefixOrganization); err != nil {
 		return nil, err
 	}
-	page := in.page()
-	if !caller(ctx).Operator {
-		page.ID = string(caller(ctx).OrganizationID)
+	page := in.Page()
+	if !surface.Caller(ctx).Operator {
+		page.ID = string(surface.Caller(ctx).OrganizationID)
 	}
-	found, err := s.cfg.Reader.Organizations(ctx, page)
+	found, err := s.Reader.Organizations(ctx, page)
 	if err != nil {
 		return nil, err
 	}
 	out := &organizationsOutput{Body: []OrganizationBody{}}
-	found, out.Link = cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
+	found, out.Link = surface.Cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
 	for _, o := range found {
 		out.Body = append(out.Body, OrganizationBody{o.ID, o.Name, o.CreatedAt})
 	}
@@ -82,10 +53,10 @@ type organizationPath struct {
 type organizationOutput struct{ Body OrganizationBody }
 
 func (s *server) getOrganization(ctx context.Context, in *organizationPath) (*organizationOutput, error) {
-	if !domain.ValidID(domain.PrefixOrganization, string(in.ID)) || !caller(ctx).Operator && in.ID != caller(ctx).OrganizationID {
+	if !domain.ValidID(domain.PrefixOrganization, string(in.ID)) || !surface.Caller(ctx).Operator && in.ID != surface.Caller(ctx).OrganizationID {
 		return nil, domain.NotFound("organization")
 	}
-	found, err := s.cfg.Reader.Organizations(ctx, projections.Page{ID: string(in.ID), Limit: 1})
+	found, err := s.Reader.Organizations(ctx, projections.Page{ID: string(in.ID), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "organization")
 	}
@@ -116,7 +87,7 @@ type createdOrganizationOutput struct {
 }
 
 func (s *server) createOrganization(ctx context.Context, in *createOrganizationInput) (*createdOrganizationOutput, error) {
-	tenant, err := s.cfg.Commands.CreateOrganization(ctx, by(ctx), in.Body.Name)
+	tenant, err := s.Commands.CreateOrganization(ctx, surface.By(ctx), in.Body.Name)
 	if err != nil {
 		return nil, err
 	}
@@ -139,7 +110,7 @@ func bodyOfProject(p *projections.Project) projectBody {
 	return projectBody{p.ID, p.OrganizationID, p.Name, p.Brand, p.CreatedAt}
 }
 
-type listProjectsInput struct{ PageInput }
+type listProjectsInput struct{ surface.PageInput }
 
 type projectsOutput struct {
 	Link string        `header:"Link" doc:"The next page, rel=next; absent on the last one"`
@@ -147,15 +118,15 @@ type projectsOutput struct {
 }
 
 func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*projectsOutput, error) {
-	if err := in.check(domain.PrefixProject); err != nil {
+	if err := in.Check(domain.PrefixProject); err != nil {
 		return nil, err
 	}
-	found, err := s.cfg.Reader.Projects(ctx, caller(ctx).OrganizationID, in.page())
+	found, err := s.Reader.Projects(ctx, surface.Caller(ctx).OrganizationID, in.Page())
 	if err != nil {
 		return nil, err
 	}
 	out := &projectsOutput{Body: []projectBody{}}
-	found, out.Link = cut(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{})
+	found, out.Link = surface.Cut(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{})
 	for _, p := range found {
 		out.Body = append(out.Body, bodyOfProject(p))
 	}
@@ -167,7 +138,7 @@ func (s *server) project(ctx context.Context, organization domain.OrganizationID
 	if !domain.ValidID(domain.PrefixProject, string(id)) {
 		return nil, domain.NotFound("project")
 	}
-	found, err := s.cfg.Reader.Projects(ctx, organization, projections.Page{ID: string(id), Limit: 1})
+	found, err := s.Reader.Projects(ctx, organization, projections.Page{ID: string(id), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "project")
 	}
@@ -181,7 +152,7 @@ type projectPath struct {
 type projectOutput struct{ Body projectBody }
 
 func (s *server) getProject(ctx context.Context, in *projectPath) (*projectOutput, error) {
-	p, err := s.project(ctx, caller(ctx).OrganizationID, in.ID)
+	p, err := s.project(ctx, surface.Caller(ctx).OrganizationID, in.ID)
 	if err != nil {
 		return nil, err
 	}
@@ -197,7 +168,7 @@ type createProjectInput struct {
 }
 
 func (s *server) createProject(ctx context.Context, in *createProjectInput) (*projectOutput, error) {
-	p, err := s.cfg.Commands.CreateProject(ctx, by(ctx), in.Body.OrganizationID, in.Body.Name, in.Body.Brand)
+	p, err := s.Commands.CreateProject(ctx, surface.By(ctx), in.Body.OrganizationID, in.Body.Name, in.Body.Brand)
 	if err != nil {
 		return nil, err
 	}
@@ -217,7 +188,7 @@ func bodyOfEnvironment(e *projections.Environment) environmentBody {
 }
 
 type listEnvironmentsInput struct {
-	PageInput
+	surface.PageInput
 	ProjectID domain.ProjectID `query:"project_id" doc:"Only of this project"`
 }
 
@@ -227,16 +198,16 @@ type environmentsOutput struct {
 }
 
 func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput) (*environmentsOutput, error) {
-	err := cmp.Or(in.check(domain.PrefixEnvironment), checkFilter("project_id", domain.PrefixProject, string(in.ProjectID)))
+	err := cmp.Or(in.Check(domain.PrefixEnvironment), surface.CheckFilter("project_id", domain.PrefixProject, string(in.ProjectID)))
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, in.ProjectID, in.page())
+	found, err := s.Reader.Environments(ctx, surface.Caller(ctx).OrganizationID, in.ProjectID, in.Page())
 	if err != nil {
 		return nil, err
 	}
 	out := &environmentsOutput{Body: []environmentBody{}}
-	found, out.Link = cut(in.PageInput, "/v1/environments", found, func(e *projections.Environment) string { return string(e.ID) },
+	found, out.Link = surface.Cut(in.PageInput, "/v1/environments", found, func(e *projections.Environment) string { return string(e.ID) },
 		url.Values{"project_id": {string(in.ProjectID)}})
 	for _, e := range found {
 		out.Body = append(out.Body, bodyOfEnvironment(e))
@@ -254,7 +225,7 @@ func (s *server) getEnvironment(ctx context.Context, in *environmentPath) (*envi
 	if !domain.ValidID(domain.PrefixEnvironment, string(in.ID)) {
 		return nil, domain.NotFound("environment")
 	}
-	found, err := s.cfg.Reader.Environments(ctx, caller(ctx).OrganizationID, "", projections.Page{ID: string(in.ID), Limit: 1})
+	found, err := s.Reader.Environments(ctx, surface.Caller(ctx).OrganizationID, "", projections.Page{ID: string(in.ID), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "environment")
 	}
@@ -269,7 +240,7 @@ type createEnvironmentInput struct {
 }
 
 func (s *server) createEnvironment(ctx context.Context, in *createEnvironmentInput) (*environmentOutput, error) {
-	e, err := s.cfg.Commands.CreateEnvironment(ctx, by(ctx), in.Body.ProjectID, in.Body.Name)
+	e, err := s.Commands.CreateEnvironment(ctx, surface.By(ctx), in.Body.ProjectID, in.Body.Name)
 	if err != nil {
 		return nil, err
 	}

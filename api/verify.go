@@ -4,6 +4,7 @@ import (
 	"context"
 	"time"
 
+	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
 )
@@ -29,7 +30,7 @@ type verdictBody struct {
 	EnvironmentID  *domain.EnvironmentID  `json:"environment_id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a"`
 	Name           *string                `json:"name" example:"CI of the billing service"`
 	Scopes         []string               `json:"scopes"`
-	Metadata       object                 `json:"metadata"`
+	Metadata       surface.Object         `json:"metadata"`
 	ExpiresAt      *time.Time             `json:"expires_at"`
 	GraceExpiresAt *time.Time             `json:"grace_expires_at" doc:"In grace: when that ends"`
 	ReplacedBy     *domain.KeyID          `json:"replaced_by_key_id" doc:"In grace: the key that replaced it"`
@@ -38,8 +39,8 @@ type verdictBody struct {
 type verifyOutput struct{ Body verdictBody }
 
 func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, error) {
-	verdict, err := s.cfg.Verifier.Verify(ctx, projections.VerifyRequest{
-		Organization: caller(ctx).OrganizationID, Secret: in.Body.Key, Scopes: in.Body.Scopes, Resources: in.Body.Resources,
+	verdict, err := s.Verifier.Verify(ctx, projections.VerifyRequest{
+		Organization: surface.Caller(ctx).OrganizationID, Secret: in.Body.Key, Scopes: in.Body.Scopes, Resources: in.Body.Resources,
 	})
 	if err != nil {
 		return nil, err
@@ -47,11 +48,11 @@ func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, er
 	b := verdictBody{Valid: verdict.Valid(), Code: verdict.Code}
 	if k := verdict.Key; k != nil {
 		if b.Valid {
-			s.cfg.Commands.FirstUse(k)
+			s.Used(k, in.Body.IP)
 		}
 		b.Status, b.KeyID, b.LineageID, b.Generation = &verdict.Status, &k.ID, &k.LineageID, &k.Generation
 		b.OrganizationID, b.ProjectID, b.EnvironmentID = &k.OrganizationID, &k.ProjectID, &k.EnvironmentID
-		b.Name, b.Scopes, b.Metadata, b.ExpiresAt = &k.Name, orEmpty(k.Scopes), object{k.Metadata}, k.ExpiresAt
+		b.Name, b.Scopes, b.Metadata, b.ExpiresAt = &k.Name, orEmpty(k.Scopes), surface.Object{RawMessage: k.Metadata}, k.ExpiresAt
 		b.GraceExpiresAt, b.ReplacedBy = k.GraceExpiresAt, k.ReplacedBy
 	}
 	return &verifyOutput{Body: b}, nil

@@ -1,4 +1,4 @@
-package api
+package surface
 
 import (
 	"context"
@@ -53,10 +53,43 @@ type Problem struct {
 }
 
 var (
-	_ huma.StatusError       = (*Problem)(nil)
-	_ huma.HeadersError      = (*Problem)(nil)
-	_ huma.ContentTypeFilter = (*Problem)(nil)
+	_ huma.StatusError       = (*shaped)(nil)
+	_ huma.HeadersError      = (*shaped)(nil)
+	_ huma.ContentTypeFilter = (*shaped)(nil)
 )
+
+// shaped is a problem in the form of the surface that answers.
+type shaped struct {
+	*Problem `json:"-"`
+	body     any // nil: the problem itself
+}
+
+// ContentType is that of RFC 9457 for a problem document, and plain JSON for any other body.
+func (s *shaped) ContentType(string) string {
+	if s.body != nil {
+		return "application/json"
+	}
+	return problemType
+}
+
+const problemType = "application/problem+json"
+
+// shown is what is encoded.
+func (s *shaped) shown() any {
+	if s.body != nil {
+		return s.body
+	}
+	return s.Problem
+}
+
+// errorOf translates an error into the form of the surface that answers.
+func errorOf(ctx context.Context, err error) *shaped {
+	out := &shaped{Problem: problemOf(ctx, err)}
+	if s := info(ctx).surface; s != nil && s.style.Shape != nil {
+		out.body = s.style.Shape(out.Problem)
+	}
+	return out
+}
 
 // Error is the detail.
 func (p *Problem) Error() string { return p.Detail }
@@ -66,9 +99,6 @@ func (p *Problem) GetStatus() int { return p.Status }
 
 // GetHeaders are the headers that belong to the problem: a challenge, or when to try again.
 func (p *Problem) GetHeaders() http.Header { return p.headers }
-
-// ContentType is that of RFC 9457.
-func (p *Problem) ContentType(string) string { return "application/problem+json" }
 
 // problemOf translates an error. What is not a refusal is ours: its text stays in the log.
 func problemOf(ctx context.Context, err error) *Problem {
@@ -110,15 +140,15 @@ func challenge(refusal *domain.Error) string {
 	return `Bearer realm="rekey"`
 }
 
-// writeProblem answers with an error outside of huma.
-func writeProblem(w http.ResponseWriter, r *http.Request, err error) {
-	p := problemOf(r.Context(), err)
-	for name, values := range p.headers {
+// WriteError answers with an error outside of huma.
+func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	answer := errorOf(r.Context(), err)
+	for name, values := range answer.headers {
 		w.Header()[name] = values
 	}
-	w.Header().Set("Content-Type", p.ContentType(""))
-	w.WriteHeader(p.Status)
-	_ = encodeJSON(w, p) // the caller may be gone; nothing is left to tell
+	w.Header().Set("Content-Type", answer.ContentType(""))
+	w.WriteHeader(answer.Status)
+	_ = EncodeJSON(w, answer) // the caller may be gone; nothing is left to tell
 }
 
 // fromHuma translates huma's own errors, from reading and validating requests. It drops the values that huma attaches:
@@ -129,7 +159,7 @@ func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusEr
 	case http.StatusUnsupportedMediaType:
 		refusal = domain.Refuse(domain.CodeUnsupportedMedia, "send the body with Content-Type: application/json")
 	case http.StatusRequestEntityTooLarge:
-		refusal = domain.Refuse(domain.CodeTooLarge, "the body is larger than %d bytes", MaxBodyBytes)
+		refusal = domain.Refuse(domain.CodeTooLarge, "the body is larger than %d bytes", maxBody(ctx))
 	case http.StatusRequestTimeout:
 		refusal = domain.Refuse(domain.CodeInvalidRequest, "the body did not arrive in time")
 	case http.StatusInternalServerError: // huma's word for a body that broke off, which is the caller's doing
@@ -149,7 +179,15 @@ func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusEr
 	if ctx != nil {
 		reqCtx = ctx.Context()
 	}
-	return problemOf(reqCtx, refusal)
+	return errorOf(reqCtx, refusal)
+}
+
+// maxBody is the limit of the route that a request is for.
+func maxBody(ctx huma.Context) int64 {
+	if ctx == nil || ctx.Operation() == nil {
+		return MaxBodyBytes
+	}
+	return ctx.Operation().MaxBodyBytes - 1
 }
 
 // maxFieldErrors bounds an answer: a body has room for thousands of faults.

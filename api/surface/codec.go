@@ -1,4 +1,4 @@
-package api
+package surface
 
 import (
 	"bytes"
@@ -18,8 +18,11 @@ type bodyFault struct{ field, message string }
 // Error is the text.
 func (f bodyFault) Error() string { return f.field + ": " + f.message }
 
-// encodeJSON writes an answer. It leaves < > & as they are: people read the answers, and no browser renders them.
-func encodeJSON(w io.Writer, v any) error {
+// EncodeJSON writes an answer. It leaves < > & as they are: people read the answers, and no browser renders them.
+func EncodeJSON(w io.Writer, v any) error {
+	if e, ok := v.(*shaped); ok {
+		v = e.shown()
+	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
 	return encoder.Encode(v)
@@ -113,19 +116,19 @@ func addName(names map[string]bool, quoted []byte) bool {
 	return true
 }
 
-// object is a JSON object that is passed on as it is; nothing is null.
-type object struct{ json.RawMessage }
+// Object is a JSON object that is passed on as it is; nothing is null.
+type Object struct{ json.RawMessage }
 
 // Schema says what huma cannot see of raw JSON.
-func (object) Schema(huma.Registry) *huma.Schema {
+func (Object) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeObject, Nullable: true, AdditionalProperties: true}
 }
 
-// resources are names of resources per kind. A kind without a list is refused: it could mean no limit or no access.
-type resources map[string][]string
+// Resources are names of resources per kind. A kind without a list is refused: it could mean no limit or no access.
+type Resources map[string][]string
 
 // Schema says that only the whole may be null.
-func (resources) Schema(huma.Registry) *huma.Schema {
+func (Resources) Schema(huma.Registry) *huma.Schema {
 	names := &huma.Schema{Type: huma.TypeArray, Items: &huma.Schema{Type: huma.TypeString}}
 	return &huma.Schema{
 		Type: huma.TypeObject, Nullable: true, AdditionalProperties: names,

@@ -1,4 +1,4 @@
-package api
+package surface
 
 import (
 	"context"
@@ -19,10 +19,11 @@ import (
 
 // requestInfo is what one request's log line is made of. It is filled in on the way.
 type requestInfo struct {
-	id     string
-	caller *projections.Key
-	code   domain.Code
-	err    error // only for faults of ours
+	id      string
+	surface *Surface // whose form the answer has
+	caller  *projections.Key
+	code    domain.Code
+	err     error // only for faults of ours
 }
 
 type infoKey struct{}
@@ -46,13 +47,13 @@ func noteError(ctx context.Context, code domain.Code, err error) {
 }
 
 // observe gives each request an id and writes one line when it is done.
-func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count func(route string, status int, took time.Duration)) func(http.Handler) http.Handler {
+func (c *Core) observe(ids domain.IDs) func(http.Handler) http.Handler {
 	return func(next http.Handler) http.Handler {
 		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			began := time.Now()
-			i := &requestInfo{id: r.Header.Get("X-Request-Id")}
+			i := &requestInfo{id: r.Header.Get("X-Request-Id"), surface: c.surfaceOf(r.URL.Path)}
 			if !validRequestID(i.id) {
-				i.id = ids.New("req", now())
+				i.id = ids.New("req", c.Now())
 			}
 			w.Header().Set("X-Request-Id", i.id)
 			w.Header().Set("Cache-Control", "no-store") // answers are about secrets, or show who may use them
@@ -60,8 +61,8 @@ func observe(logger *slog.Logger, ids domain.IDs, now func() time.Time, count fu
 			r = r.WithContext(context.WithValue(r.Context(), infoKey{}, i))
 			recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
 			defer func() {
-				count(routeOf(r), recorder.Status(), time.Since(began))
-				logRequest(logger, r, i, recorder.Status(), time.Since(began))
+				c.Count(routeOf(r), recorder.Status(), time.Since(began))
+				logRequest(c.Logger, r, i, recorder.Status(), time.Since(began))
 			}()
 			next.ServeHTTP(recorder, r)
 		})
@@ -148,45 +149,8 @@ func recoverPanics(next http.Handler) http.Handler {
 				noteError(r.Context(), domain.CodeInternal, err)
 				panic(http.ErrAbortHandler)
 			}
-			writeProblem(w, r, err)
+			WriteError(w, r, err)
 		}()
 		next.ServeHTTP(w, r)
 	})
-}
-
-// bearer returns the key of a request by RFC 6750, with the scheme in any case. presented tells a wrong key from none: a
-// request with another scheme, or with two Authorization headers of which somebody else may read the other, shows none.
-func bearer(header http.Header) (key string, presented bool) {
-	values := header.Values("Authorization")
-	if len(values) != 1 {
-		return "", false
-	}
-	scheme, rest, _ := strings.Cut(values[0], " ")
-	if !strings.EqualFold(scheme, "bearer") {
-		return "", false
-	}
-	key = strings.TrimSpace(rest)
-	return key, key != ""
-}
-
-// authenticate returns the caller's key. Missing, malformed, unknown, expired and revoked all get the same answer.
-func (s *server) authenticate(r *http.Request) (*projections.Key, error) {
-	refused := domain.Refuse(domain.CodeUnauthenticated, "send a valid key as `Authorization: Bearer <key>`")
-	secret, presented := bearer(r.Header)
-	if presented {
-		refused.With("presented", true) // taken out again by the challenge
-	}
-	if secret == "" {
-		return nil, refused
-	}
-	key, err := s.cfg.Verifier.Authenticate(r.Context(), secret)
-	if err != nil {
-		return nil, err
-	}
-	if key == nil {
-		return nil, refused
-	}
-	s.cfg.Commands.FirstUse(key)
-	info(r.Context()).caller = key
-	return key, nil
 }

@@ -1,4 +1,4 @@
-package api
+package surface
 
 import (
 	"encoding/json"
@@ -10,17 +10,37 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 )
 
-// serveDocument serves the OpenAPI document, which is written once. Whoever may not call a route may still read of it.
-func serveDocument(document *huma.OpenAPI) http.HandlerFunc {
+// Document serves the surface's OpenAPI document at a path. It is written once, when all routes are there. Whoever may not
+// call a route may still read of it.
+func (s *Surface) Document(path string) {
+	document := s.huma.OpenAPI()
 	finish(document)
 	raw, err := json.Marshal(document)
 	if err != nil {
-		panic("api: encode the OpenAPI document: " + err.Error())
+		panic("surface: encode the OpenAPI document: " + err.Error())
 	}
-	return func(w http.ResponseWriter, _ *http.Request) {
+	s.Handle(http.MethodGet, path, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/openapi+json")
 		_, _ = w.Write(raw) // the caller may be gone
+	})
+}
+
+// describeErrors documents the errors of an operation in the surface's own shape. huma knows one shape for all.
+func (s *Surface) describeErrors(operation *huma.Operation) {
+	body, media := any(Problem{}), problemType
+	if s.style.Shape != nil {
+		body, media = s.style.ErrorBody, "application/json"
 	}
+	schema := s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeOf(body), true, "Problem")
+	if operation.Responses == nil {
+		operation.Responses = map[string]*huma.Response{}
+	}
+	for _, status := range operation.Errors {
+		operation.Responses[strconv.Itoa(status)] = &huma.Response{
+			Description: http.StatusText(status), Content: map[string]*huma.MediaType{media: {Schema: schema}},
+		}
+	}
+	operation.Errors = nil
 }
 
 // schemaName names a schema after its type, as a generated client will: CreateKeyRequest and Key, not CreateKeyInputBody
@@ -37,6 +57,7 @@ const requestSuffix = "Request"
 
 // finish adds what huma does not know.
 func finish(document *huma.OpenAPI) {
+	delete(document.Components.Schemas.Map(), "Shaped") // huma's idea of our errors; describeErrors knows better
 	for name, schema := range document.Components.Schemas.Map() {
 		if strings.HasSuffix(name, requestSuffix) {
 			continue
@@ -50,7 +71,7 @@ func finish(document *huma.OpenAPI) {
 	}
 	document.Components.Responses = map[string]*huma.Response{}
 	for _, path := range document.Paths {
-		for _, operation := range []*huma.Operation{path.Get, path.Post, path.Patch, path.Delete} {
+		for _, operation := range []*huma.Operation{path.Get, path.Post, path.Put, path.Patch, path.Delete} {
 			if operation != nil {
 				describeAnswers(operation.Responses, document.Components.Responses)
 			}

@@ -1,13 +1,6 @@
-package api
+package surface
 
-import (
-	"time"
-
-	"github.com/rekeyhq/rekey/domain"
-)
-
-// SetHeartbeat makes streams look at their caller's key more often than production does.
-func SetHeartbeat(c *Config, every time.Duration) { c.heartbeat = every }
+import "github.com/rekeyhq/rekey/domain"
 
 // StatusOf is the entry of a code in the map of errors.
 func StatusOf(code domain.Code) (httpStatus int, title string, ok bool) {

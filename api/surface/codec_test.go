@@ -1,4 +1,4 @@
-package api_test
+package surface_test
 
 import (
 	"encoding/json"
@@ -7,7 +7,7 @@ import (
 	"testing"
 	"unicode/utf8"
 
-	"github.com/rekeyhq/rekey/api"
+	"github.com/rekeyhq/rekey/api/surface"
 )
 
 // FuzzDecodeJSON compares our reading of a body with the standard library's: what we take it takes too and means the same,
@@ -22,7 +22,7 @@ func FuzzDecodeJSON(f *testing.F) {
 	}
 	f.Fuzz(func(t *testing.T, data []byte) {
 		var ours, theirs any
-		err, standard := api.DecodeJSON(data, &ours), json.Unmarshal(data, &theirs)
+		err, standard := surface.DecodeJSON(data, &ours), json.Unmarshal(data, &theirs)
 		switch {
 		case err == nil && (standard != nil || !reflect.DeepEqual(ours, theirs)):
 			t.Errorf("%q: read as %v, by the standard library as %v, %v", data, ours, theirs, standard)

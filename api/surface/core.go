@@ -1,0 +1,195 @@
+package surface
+
+import (
+	"context"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+	"github.com/go-chi/chi/v5"
+	"github.com/go-chi/chi/v5/middleware"
+
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// Verifier judges secrets. The one in projections reads Postgres.
+type Verifier interface {
+	Verify(ctx context.Context, request projections.VerifyRequest) (projections.Verdict, error)
+	Authenticate(ctx context.Context, secret string) (*projections.Key, error)
+}
+
+// Config says what the surfaces work with. All fields without "nil means" are required.
+type Config struct {
+	Commands *commands.Service
+	Reader   *projections.Reader
+	Verifier Verifier
+	// Tail waits until the log may have moved past a position and returns its head, for streams of events.
+	Tail func(ctx context.Context, after int64) (head int64, err error)
+	// Ready names what keeps this replica from serving; nil means nothing can.
+	Ready   func(ctx context.Context) error
+	Logger  *slog.Logger
+	Version string
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+	// Count, if not nil, is told of every request.
+	Count func(route string, status int, took time.Duration)
+	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from.
+	Usage func(key *projections.Key, ip string, at time.Time)
+	// ClientIP says where a request came from; nil means its connection's other end.
+	ClientIP func(r *http.Request) string
+	// Heartbeat is how often a quiet stream shows life and its caller's key is looked at again; 0 means 10 s.
+	Heartbeat time.Duration
+}
+
+// Core is what all surfaces of one process share.
+type Core struct {
+	Config
+	router   *chi.Mux
+	surfaces []*Surface // the first one also has what belongs to no other
+}
+
+// NewCore returns a core with an empty router.
+func NewCore(cfg Config) *Core {
+	useOurErrors()
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Ready == nil {
+		cfg.Ready = func(context.Context) error { return nil }
+	}
+	if cfg.Count == nil {
+		cfg.Count = func(string, int, time.Duration) {}
+	}
+	if cfg.Usage == nil {
+		cfg.Usage = func(*projections.Key, string, time.Time) {}
+	}
+	if cfg.ClientIP == nil {
+		cfg.ClientIP = remoteHost
+	}
+	if cfg.Heartbeat == 0 {
+		cfg.Heartbeat = 10 * time.Second
+	}
+	c := &Core{Config: cfg, router: chi.NewMux()}
+	c.router.Use(c.observe(domain.IDs{}), recoverPanics, middleware.GetHead)
+	c.router.NotFound(c.noRoute)
+	c.router.MethodNotAllowed(c.otherMethod)
+	return c
+}
+
+func remoteHost(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return ""
+	}
+	return host
+}
+
+// Handler serves all surfaces.
+func (c *Core) Handler() http.Handler { return c.router }
+
+// Handle registers a route outside of any document, such as a document itself.
+func (c *Core) Handle(method, path string, handler http.HandlerFunc) {
+	c.router.Method(method, path, handler)
+}
+
+// Style is the form of a surface.
+type Style struct {
+	// Title and Description head its document.
+	Title, Description string
+	// Switch is the name under which an organization can switch the surface off; empty: it cannot.
+	Switch string
+	// Prefixes are the paths that belong to it. The longest that fits wins; the first surface has what fits nowhere.
+	Prefixes []string
+	// Credential finds the caller's key in a request; nil means RFC 6750's header.
+	Credential func(http.Header) Credential
+	// Schemes describes that for the document; nil means bearerAuth.
+	Schemes map[string]*huma.SecurityScheme
+	// Narrow, if not nil, may put a narrower key in the place of the one that was presented.
+	Narrow func(ctx context.Context, core *Core, r *http.Request, key *projections.Key) (*projections.Key, error)
+	// Closed says that also a path without a route asks for a key first.
+	Closed bool
+	// Shape gives an error the surface's body, and may change its status; nil leaves the problem document.
+	Shape func(*Problem) any
+	// ErrorBody is an empty one of those bodies, for the document.
+	ErrorBody any
+}
+
+// Surface is one set of routes with a form of its own.
+type Surface struct {
+	*Core
+	style Style
+	huma  huma.API
+}
+
+// Add makes a surface on the core's router.
+func (c *Core) Add(style Style) *Surface {
+	if style.Credential == nil {
+		style.Credential = Bearer
+	}
+	if style.Schemes == nil {
+		style.Schemes = map[string]*huma.SecurityScheme{
+			"bearerAuth": {Type: "http", Scheme: "bearer", Description: "A rekey key that holds the route's scope"},
+		}
+	}
+	s := &Surface{Core: c, style: style, huma: humachi.New(c.router, humaConfig(c.Version, style))}
+	c.surfaces = append(c.surfaces, s)
+	return s
+}
+
+// surfaceOf is the surface that a path belongs to, whether it has such a route or not.
+func (c *Core) surfaceOf(path string) *Surface {
+	found, length := c.surfaces[0], 0
+	for _, s := range c.surfaces {
+		for _, prefix := range s.style.Prefixes {
+			under := path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/")
+			if under && len(prefix) > length {
+				found, length = s, len(prefix)
+			}
+		}
+	}
+	return found
+}
+
+// noRoute answers for a path that nobody serves.
+func (c *Core) noRoute(w http.ResponseWriter, r *http.Request) {
+	if s := info(r.Context()).surface; s.style.Closed {
+		if _, err := s.Authenticate(r); err != nil {
+			WriteError(w, r, err)
+			return
+		}
+	}
+	WriteError(w, r, domain.NotFound("route"))
+}
+
+// otherMethod answers a method that a path does not have: with those it has.
+func (c *Core) otherMethod(w http.ResponseWriter, r *http.Request) {
+	path := r.URL.RawPath
+	if path == "" {
+		path = r.URL.Path
+	}
+	var allowed []string
+	for _, method := range []string{http.MethodGet, http.MethodPost, http.MethodPut, http.MethodPatch, http.MethodDelete} {
+		if c.router.Match(chi.NewRouteContext(), method, path) {
+			allowed = append(allowed, method)
+		}
+		if method == http.MethodGet && len(allowed) == 1 {
+			allowed = append(allowed, http.MethodHead)
+		}
+	}
+	if len(allowed) == 0 {
+		c.noRoute(w, r)
+		return
+	}
+	w.Header().Set("Allow", strings.Join(append(allowed, http.MethodOptions), ", "))
+	if r.Method == http.MethodOptions {
+		w.WriteHeader(http.StatusNoContent)
+		return
+	}
+	WriteError(w, r, domain.Refuse(domain.CodeMethodNotAllowed, "%s is not possible here; the Allow header lists what is", knownMethod(r.Method)))
+}

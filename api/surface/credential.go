@@ -1,0 +1,74 @@
+package surface
+
+import (
+	"context"
+	"net/http"
+	"strings"
+
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/projections"
+)
+
+// Credential is the key that a request shows. Presented tells a wrong key from none.
+type Credential struct {
+	Secret    string
+	Presented bool
+}
+
+// Bearer returns the key of a request by RFC 6750, with the scheme in any case. A request with another scheme, or with two
+// Authorization headers of which somebody else may read the other, shows none.
+func Bearer(header http.Header) Credential {
+	values := header.Values("Authorization")
+	if len(values) != 1 {
+		return Credential{}
+	}
+	scheme, rest, _ := strings.Cut(values[0], " ")
+	if !strings.EqualFold(scheme, "bearer") {
+		return Credential{}
+	}
+	key := strings.TrimSpace(rest)
+	return Credential{Secret: key, Presented: key != ""}
+}
+
+// Authenticate returns the caller's key. Missing, malformed, unknown, expired and revoked all get the same answer.
+func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
+	refused := domain.Refuse(domain.CodeUnauthenticated, "send a valid key as `Authorization: Bearer <key>`")
+	credential := s.style.Credential(r.Header)
+	if credential.Presented {
+		refused.With("presented", true) // taken out again by the challenge
+	}
+	if credential.Secret == "" {
+		return nil, refused
+	}
+	key, err := s.Verifier.Authenticate(r.Context(), credential.Secret)
+	if err != nil {
+		return nil, err
+	}
+	if key == nil {
+		return nil, refused
+	}
+	s.Used(key, s.ClientIP(r))
+	if s.style.Narrow != nil {
+		if key, err = s.style.Narrow(r.Context(), s.Core, r, key); err != nil {
+			return nil, err
+		}
+	}
+	info(r.Context()).caller = key
+	return key, nil
+}
+
+// Used takes note that a key was used, here or with a service that asked for its verdict.
+func (c *Core) Used(key *projections.Key, ip string) {
+	c.Commands.FirstUse(key)
+	c.Usage(key, ip, c.Now())
+}
+
+// By says who asks, for the commands.
+func By(ctx context.Context) commands.By {
+	i := info(ctx)
+	return commands.By{Caller: i.caller.Caller(), RequestID: i.id}
+}
+
+// Caller is the key that asks.
+func Caller(ctx context.Context) *projections.Key { return info(ctx).caller }

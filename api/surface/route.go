@@ -1,0 +1,131 @@
+package surface
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+)
+
+// MaxBodyBytes bounds the body of a request unless its route says otherwise; it must arrive within bodyTimeout.
+const (
+	MaxBodyBytes = 64 << 10
+	bodyTimeout  = 5 * time.Second
+)
+
+// useOurErrors makes huma answer with our errors; huma keeps that choice in package variables.
+var useOurErrors = sync.OnceFunc(func() {
+	huma.ValidateStrictCasing = true // two spellings of one field would be two values for it
+	huma.NewErrorWithContext = fromHuma
+	huma.NewError = func(code int, message string, errs ...error) huma.StatusError {
+		return fromHuma(nil, code, message, errs...)
+	}
+})
+
+// humaConfig is huma without what it would serve by itself.
+func humaConfig(version string, style Style) huma.Config {
+	config := huma.DefaultConfig(style.Title, version)
+	config.Info.Description = style.Description
+	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
+	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
+	config.Components.SecuritySchemes = style.Schemes
+	config.Formats = map[string]huma.Format{
+		"application/json": {Marshal: EncodeJSON, Unmarshal: decodeJSON},
+		"json":             {Marshal: EncodeJSON, Unmarshal: decodeJSON},
+	}
+	return config
+}
+
+// AnyScope marks a route that every valid key may call.
+const AnyScope = "-"
+
+// Route names a route of a surface.
+type Route struct {
+	Method, Path, ID, Summary string
+	// Scope is what the caller's key must hold. Only open routes have none.
+	Scope string
+}
+
+// Open registers a route that needs no key.
+func Open[I, O any](s *Surface, route Route, handler func(context.Context, *I) (*O, error), options ...func(*huma.Operation)) {
+	operation := operationOf(route, 500, 503)
+	if route.Method != http.MethodGet {
+		operation.Errors = append(operation.Errors, bodyErrors...)
+	}
+	register(s, operation, handler, options)
+}
+
+// bodyErrors are the statuses of routes that take a body.
+var bodyErrors = []int{400, 409, 413, 415, 422}
+
+// Closed registers a route that needs a key with a scope.
+func Closed[I, O any](s *Surface, route Route, handler func(context.Context, *I) (*O, error), options ...func(*huma.Operation)) {
+	if route.Scope == "" {
+		panic("surface: route " + route.Method + " " + route.Path + " names no scope")
+	}
+	operation := operationOf(route, 401, 403, 404, 422, 500, 503)
+	for scheme := range s.style.Schemes { // any one of them
+		operation.Security = append(operation.Security, map[string][]string{scheme: {}})
+	}
+	operation.Middlewares = huma.Middlewares{s.requires(route.Scope)}
+	if route.Method != http.MethodGet { // it has a body, and changes something
+		operation.Errors = append(operation.Errors, bodyErrors...)
+	}
+	if route.Scope != AnyScope {
+		operation.Description = "Needs the scope `" + route.Scope + "`."
+	}
+	register(s, operation, handler, options)
+}
+
+func operationOf(route Route, errors ...int) huma.Operation {
+	return huma.Operation{
+		OperationID: route.ID, Method: route.Method, Path: route.Path, Summary: route.Summary, Errors: errors,
+		MaxBodyBytes: MaxBodyBytes + 1, BodyReadTimeout: bodyTimeout, // huma refuses a body of exactly its maximum
+	}
+}
+
+// Creates marks a route that answers 201.
+func Creates(operation *huma.Operation) { operation.DefaultStatus = http.StatusCreated }
+
+// Hidden leaves a second spelling of a route out of the document.
+func Hidden(operation *huma.Operation) { operation.Hidden = true }
+
+// Bodies lets a route take larger bodies.
+func Bodies(limit int64, patience time.Duration) func(*huma.Operation) {
+	return func(operation *huma.Operation) {
+		operation.MaxBodyBytes, operation.BodyReadTimeout = limit+1, patience
+	}
+}
+
+func register[I, O any](s *Surface, operation huma.Operation, handler func(context.Context, *I) (*O, error), options []func(*huma.Operation)) {
+	for _, option := range options {
+		option(&operation)
+	}
+	s.describeErrors(&operation)
+	huma.Register(s.huma, operation, func(ctx context.Context, in *I) (*O, error) {
+		out, err := handler(ctx, in)
+		if err != nil {
+			return nil, errorOf(ctx, err)
+		}
+		return out, nil
+	})
+}
+
+// requires lets only callers through whose key holds the scope.
+func (s *Surface) requires(scope string) func(huma.Context, func(huma.Context)) {
+	return func(ctx huma.Context, next func(huma.Context)) {
+		r, w := humachi.Unwrap(ctx)
+		key, err := s.Authenticate(r)
+		if err == nil && scope != AnyScope {
+			err = key.Caller().Require(scope)
+		}
+		if err != nil {
+			WriteError(w, r, err)
+			return
+		}
+		next(ctx)
+	}
+}
