@@ -58,6 +58,8 @@ func fieldRefusals() []refusal {
 		create("name that is null", fields{"name": nil}, "name"),
 		create("name that is a number", fields{"name": 5}, "name"),
 		create("unknown field", fields{"nmae": "x"}, "nmae"),
+		{name: "unknown field of an inner object", method: "POST", path: "/v1/api-keys/import", status: 422, code: domain.CodeValidation, field: "keys[0].nmae",
+			body: fields{"project_id": "{project}", "dry_run": true, "keys": []fields{{"key": "a secret of another system", "name": "x", "nmae": "x"}}}},
 		create("field in another casing", fields{"Name": "x"}, "Name"),
 		create("past expiry", fields{"expires_at": "2020-01-01T00:00:00Z"}, "expires_at"),
 		create("expiry that is no time", fields{"expires_at": "tomorrow"}, "expires_at"),

@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -20,13 +21,39 @@ import (
 	"github.com/getkin/kin-openapi/openapi3"
 	"github.com/getkin/kin-openapi/openapi3filter"
 	"github.com/getkin/kin-openapi/routers"
+	"github.com/go-chi/chi/v5"
 
 	"github.com/rekeyhq/rekey/api"
 )
 
-// document is the OpenAPI document as a client's tools read it: from the wire.
+// served are the surfaces without a store, which is enough for their documents and their list of routes.
+var served = sync.OnceValue(func() http.Handler {
+	return api.New(api.Config{Logger: slog.New(slog.DiscardHandler), Version: "test"})
+})
+
+// documentPaths are where the surfaces have their documents, as the router knows them; the native one comes first. Each is
+// about the paths beside it and below.
+var documentPaths = sync.OnceValue(func() []string {
+	var paths []string
+	err := chi.Walk(served().(chi.Routes), func(_, path string, _ http.Handler, _ ...func(http.Handler) http.Handler) error {
+		if strings.HasSuffix(path, "/openapi.json") {
+			paths = append(paths, path)
+		}
+		return nil
+	})
+	if err != nil {
+		panic(err)
+	}
+	slices.SortStableFunc(paths, func(a, b string) int { return cmp.Compare(len(a), len(b)) })
+	return paths
+})
+
+// document is the OpenAPI document of a surface as a client's tools read it: from the wire.
 type document struct {
+	path       string
 	raw        []byte
+	asIs       func() *openapi3.T
+	closed     func() *openapi3.T
 	OpenAPI    string
 	Paths      map[string]map[string]*operation
 	Components struct {
@@ -46,6 +73,11 @@ type operation struct {
 	Responses   map[string]response
 }
 
+// open says that nobody has to show a key. One of the alternatives is then to show nothing.
+func (o *operation) open() bool {
+	return slices.ContainsFunc(o.Security, func(needed map[string][]string) bool { return len(needed) == 0 })
+}
+
 type response struct {
 	Ref     string `json:"$ref"`
 	Headers map[string]any
@@ -54,17 +86,38 @@ type response struct {
 
 type content map[string]struct{ Schema schema }
 
-// published returns the document. It needs no store.
-var published = sync.OnceValue(func() *document {
-	handler := api.New(api.Config{Logger: slog.New(slog.DiscardHandler), Version: "test"})
-	recorder := httptest.NewRecorder()
-	handler.ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, "/openapi.json", nil))
-	d := &document{raw: recorder.Body.Bytes()}
-	if err := json.Unmarshal(d.raw, d); err != nil {
-		panic(err)
+// published returns the native document.
+func published() *document { return documents()[0] }
+
+// documents returns those of all surfaces, the native one's first.
+var documents = sync.OnceValue(func() []*document {
+	openapi3filter.RegisterBodyDecoder("application/problem+json", openapi3filter.JSONBodyDecoder)
+	var read []*document
+	for _, path := range documentPaths() {
+		recorder := httptest.NewRecorder()
+		served().ServeHTTP(recorder, httptest.NewRequest(http.MethodGet, path, nil))
+		d := &document{path: path, raw: recorder.Body.Bytes()}
+		d.asIs = sync.OnceValue(func() *openapi3.T { return loaded(d.raw) })
+		d.closed = sync.OnceValue(func() *openapi3.T { return withClosedSchemas(d.raw) })
+		if err := json.Unmarshal(d.raw, d); err != nil {
+			panic(err)
+		}
+		read = append(read, d)
 	}
-	return d
+	return read
 })
+
+// about returns the document that a path belongs to: of those above it, the nearest.
+func about(path string) *document {
+	found := published()
+	for _, d := range documents() {
+		folder := strings.TrimSuffix(d.path, "/openapi.json")
+		if len(d.path) > len(found.path) && (path == folder || strings.HasPrefix(path, folder+"/")) {
+			found = d
+		}
+	}
+	return found
+}
 
 // each calls f with each operation.
 func (d *document) each(f func(method, path string, o *operation)) {
@@ -81,8 +134,8 @@ func (d *document) find(method, path string) (string, *operation) {
 		return path, o
 	}
 	for pattern, methods := range d.Paths {
-		if o := methods[strings.ToLower(method)]; o != nil && matches(pattern, path) {
-			return pattern, o
+		if o := methods[strings.ToLower(method)]; o != nil && (matches(pattern, path) || matches(pattern, path+"/")) {
+			return pattern, o // written with a slash at its end, it is also served without
 		}
 	}
 	return "", nil
@@ -119,7 +172,7 @@ func (d documented) RoundTrip(request *http.Request) (*http.Response, error) {
 	if err != nil {
 		return response, err
 	}
-	if err := published().judge(request, response, body); err != nil {
+	if err := about(request.URL.Path).judge(request, response, body); err != nil {
 		d.t.Errorf("%s %s answered %d: %v\n%s", request.Method, request.URL.Path, response.StatusCode, err, body)
 	}
 	return response, nil
@@ -135,7 +188,7 @@ func (d *document) judge(request *http.Request, response *http.Response, body []
 	if response.Header.Get("X-Request-Id") == "" {
 		return errors.New("no X-Request-Id")
 	}
-	if request.Method == http.MethodHead || request.Method == http.MethodOptions || request.URL.Path == "/openapi.json" {
+	if request.Method == http.MethodHead || request.Method == http.MethodOptions || request.URL.Path == d.path {
 		return nil
 	}
 	if local := notUTC.Find(body); local != nil {
@@ -143,7 +196,7 @@ func (d *document) judge(request *http.Request, response *http.Response, body []
 	}
 	pattern, o := d.find(request.Method, request.URL.EscapedPath())
 	if o == nil {
-		return judgeRoutes(response, body)
+		return d.judgeRoutes(response, body)
 	}
 	promised := d.answer(o, fmt.Sprint(response.StatusCode))
 	for _, name := range []string{"Link", "WWW-Authenticate", "Retry-After", "X-Request-Id"} {
@@ -154,16 +207,30 @@ func (d *document) judge(request *http.Request, response *http.Response, body []
 	if len(promised.Content) == 0 && len(body) > 0 {
 		return errors.New("a body, but none is documented")
 	}
-	return judgeAnswer(pattern, request, response, body)
+	if response.StatusCode < http.StatusMultipleChoices {
+		if err := d.judgeRequest(pattern, request); err != nil {
+			return fmt.Errorf("it was accepted, but the document has no such request: %w", err)
+		}
+	}
+	return d.judgeAnswer(pattern, request, response, body)
 }
 
 var notUTC = regexp.MustCompile(`"\d{4}-\d\d-\d\dT[^"]*[^"Z]"`)
 
-// closed is the document as kin-openapi reads it, with every named schema closed: an answer with a field that is not
-// documented is a fault here, though not of a client that meets it.
-var closed = sync.OnceValue(func() *openapi3.T {
+// loaded is a document as kin-openapi reads it.
+func loaded(raw []byte) *openapi3.T {
+	doc, err := openapi3.NewLoader().LoadFromData(raw)
+	if err != nil {
+		panic(err)
+	}
+	return doc
+}
+
+// withClosedSchemas is a document with every named schema closed: an answer with a field that is
+// not documented is a fault here, though not of a client that meets it.
+func withClosedSchemas(raw []byte) *openapi3.T {
 	var whole map[string]any
-	if err := json.Unmarshal(published().raw, &whole); err != nil {
+	if err := json.Unmarshal(raw, &whole); err != nil {
 		panic(err)
 	}
 	for _, s := range whole["components"].(map[string]any)["schemas"].(map[string]any) {
@@ -173,38 +240,70 @@ var closed = sync.OnceValue(func() *openapi3.T {
 	if err != nil {
 		panic(err)
 	}
-	doc, err := openapi3.NewLoader().LoadFromData(raw)
-	if err != nil {
-		panic(err)
-	}
-	openapi3filter.RegisterBodyDecoder("application/problem+json", openapi3filter.JSONBodyDecoder)
-	return doc
-})
+	return loaded(raw)
+}
 
 // judgeAnswer has kin-openapi validate an answer of a documented operation: JSON Schema 2020-12 decides, with null only
 // where the schema says so.
-func judgeAnswer(pattern string, request *http.Request, response *http.Response, body []byte) error {
-	doc := closed()
-	item := doc.Paths.Value(pattern)
-	route := &routers.Route{Spec: doc, Path: pattern, PathItem: item, Method: request.Method, Operation: item.GetOperation(request.Method)}
+func (d *document) judgeAnswer(pattern string, request *http.Request, response *http.Response, body []byte) error {
 	input := &openapi3filter.ResponseValidationInput{
-		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: request, Route: route},
+		RequestValidationInput: &openapi3filter.RequestValidationInput{Request: request, Route: routeIn(d.closed(), pattern, request)},
 		Status:                 response.StatusCode, Header: response.Header,
 		Options: &openapi3filter.Options{IncludeResponseStatus: true},
 	}
 	return openapi3filter.ValidateResponse(context.Background(), input.SetBodyBytes(body))
 }
 
-// judgeRoutes judges the answer where there is no such route or method.
-func judgeRoutes(response *http.Response, body []byte) error {
-	if s := response.StatusCode; s != http.StatusNotFound && s != http.StatusMethodNotAllowed {
+// routeIn is a documented operation as kin-openapi has it.
+func routeIn(doc *openapi3.T, pattern string, request *http.Request) *routers.Route {
+	item := doc.Paths.Value(pattern)
+	return &routers.Route{Spec: doc, Path: pattern, PathItem: item, Method: request.Method, Operation: item.GetOperation(request.Method)}
+}
+
+// judgeRequest has kin-openapi validate a request: its body, its parameters and its headers. Two things are taken beyond
+// the document, which no tool can say: a body without a Content-Type, and parameters that are empty in place of absent.
+func (d *document) judgeRequest(pattern string, request *http.Request) error {
+	sent := request.Clone(context.Background())
+	if sent.Header.Get("Content-Type") == "" {
+		sent.Header.Set("Content-Type", "application/json")
+	}
+	query := sent.URL.Query()
+	maps.DeleteFunc(query, func(_ string, values []string) bool { return slices.Equal(values, []string{""}) })
+	sent.URL.RawQuery = query.Encode()
+	if request.GetBody != nil { // what was sent has been read
+		body, err := request.GetBody()
+		if err != nil {
+			return err
+		}
+		sent.Body = body
+	}
+	named := map[string]string{}
+	have := strings.Split(request.URL.Path, "/")
+	for i, part := range strings.Split(pattern, "/") {
+		if name, ok := strings.CutPrefix(part, "{"); ok {
+			named[strings.TrimSuffix(name, "}")] = have[i]
+		}
+	}
+	return openapi3filter.ValidateRequest(context.Background(), &openapi3filter.RequestValidationInput{
+		Request: sent, PathParams: named, Route: routeIn(d.asIs(), pattern, request),
+		Options: &openapi3filter.Options{AuthenticationFunc: openapi3filter.NoopAuthenticationFunc},
+	})
+}
+
+// judgeRoutes judges the answer where there is no such route or method: it has the form of every other 404.
+func (d *document) judgeRoutes(response *http.Response, body []byte) error {
+	if !slices.Contains([]int{401, 403, 404, 405, 503}, response.StatusCode) { // some surfaces ask for a key even there
 		return errors.New("the operation is not documented")
 	}
 	var value any
 	if err := json.Unmarshal(body, &value); err != nil {
 		return err
 	}
-	return closed().Components.Schemas["Problem"].Value.VisitJSON(value, openapi3.EnableJSONSchema2020())
+	form := d.closed().Components.Responses["Problem404"].Value.Content[response.Header.Get("Content-Type")]
+	if form == nil {
+		return errors.New("another media type than every other 404")
+	}
+	return form.Schema.Value.VisitJSON(value, openapi3.EnableJSONSchema2020())
 }
 
 // schema is a schema of the document, to be looked at.

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
+	"reflect"
 	"strconv"
 	"strings"
 	"time"
@@ -63,11 +64,11 @@ type keyEventsInput struct {
 
 // keyEvents is the history of a key's whole lineage, oldest first.
 func (s *server) keyEvents(ctx context.Context, in *keyEventsInput) (*eventsOutput, error) {
-	key, err := s.Reader.Key(ctx, surface.Caller(ctx).OrganizationID, in.ID)
+	key, err := s.Reader.Key(ctx, surface.Reach(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	records, err := s.Reader.History(ctx, key.LineageID, in.After, in.Limit+1)
+	records, err := s.Reader.History(ctx, surface.Reach(ctx), key.LineageID, in.After, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -79,9 +80,9 @@ type listEventsInput struct {
 	Limit int   `query:"limit" default:"100" minimum:"1" maximum:"1000" doc:"How many at most"`
 }
 
-// listEvents is the audit feed of the caller's organization, oldest first.
+// listEvents is the audit feed of the caller's organization, or of the projects that its key is limited to, oldest first.
 func (s *server) listEvents(ctx context.Context, in *listEventsInput) (*eventsOutput, error) {
-	records, err := s.Reader.Events(ctx, surface.Caller(ctx).OrganizationID, in.After, in.Limit+1)
+	records, err := s.Reader.Events(ctx, surface.Reach(ctx), in.After, in.Limit+1)
 	if err != nil {
 		return nil, err
 	}
@@ -195,18 +196,19 @@ func (e *eventStream) waitAndSend() bool {
 	return head <= e.after || e.send(ctx, head) == nil
 }
 
-// stillAllowed looks at the caller's key again.
+// stillAllowed looks at the caller's key again. One that now reaches less, or more, has to begin again.
 func (e *eventStream) stillAllowed() bool {
 	key, err := e.server.native.Authenticate(e.r)
 	e.checked = time.Now()
-	return err == nil && key.Caller().Require(domain.ScopeEventsRead) == nil
+	return err == nil && key.Caller().Require(domain.ScopeEventsRead) == nil &&
+		reflect.DeepEqual(projections.ReachOf(key.Caller()), projections.ReachOf(e.caller.Caller()))
 }
 
 var errStreamEnded = errors.New("the caller's key may not read on")
 
 // send sends what the organization has up to a head of the log, or one page of it.
 func (e *eventStream) send(ctx context.Context, head int64) error {
-	records, err := e.server.Reader.Events(ctx, e.caller.OrganizationID, e.after, streamPage)
+	records, err := e.server.Reader.Events(ctx, projections.ReachOf(e.caller.Caller()), e.after, streamPage)
 	if err != nil {
 		return err
 	}

@@ -109,13 +109,15 @@ type placeholder struct {
 var differing = []placeholder{
 	{"secret", regexp.MustCompile(`\b[a-z0-9-]+_[a-z0-9-]+_[0-9A-Za-z]{39}\b`)},
 	{"signing secret", regexp.MustCompile(`\bwhsec_[0-9A-Za-z+/]+=*`)},
+	{"number", regexp.MustCompile(`\b[1-9][0-9]{10,15}\b`)}, // the numeric id of a key
 	{"digest", regexp.MustCompile(`\b[0-9a-f]{64}\b`)},
 	{"", regexp.MustCompile(`\b(?:key|lin|rot|org|proj|env|ep|evt|req)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`)}, // named by its prefix
 }
 
 var (
-	prefixRandom = regexp.MustCompile(`("key_prefix": ?"[a-z0-9-]+_[a-z0-9-]+_)[0-9A-Za-z]{4}"`)
-	lastFour     = regexp.MustCompile(`("last_four": ?)"[0-9A-Za-z]{4}"`)
+	prefixRandom = regexp.MustCompile(`("(?:key_prefix|prefix)": ?"[a-z0-9-]+_[a-z0-9-]+_)[0-9A-Za-z]{4}"`)
+	keyRandom    = regexp.MustCompile(`("key": ?"[a-z0-9-]+_[a-z0-9-]+_)[0-9A-Za-z]{4}\.\.\."`)
+	lastFour     = regexp.MustCompile(`("(?:last_four|lastFour)": ?)"[0-9A-Za-z]{4}"`)
 	nextRotation = regexp.MustCompile(`("next_rotation_at": ?)"[^"]+"`) // spread by the lineage's id
 )
 
@@ -146,6 +148,7 @@ func placeholders(text string) string {
 		})
 	}
 	text = prefixRandom.ReplaceAllString(text, `$1····"`)
+	text = keyRandom.ReplaceAllString(text, `$1····..."`)
 	text = lastFour.ReplaceAllString(text, `$1"····"`)
 	return nextRotation.ReplaceAllString(text, `$1"<slot>"`)
 }

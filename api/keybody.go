@@ -47,6 +47,7 @@ func bodyOf(k *projections.Key, now time.Time) KeyBody {
 		ID: k.ID, LineageID: k.LineageID, Generation: k.Generation, OrganizationID: k.OrganizationID, ProjectID: k.ProjectID,
 		EnvironmentID: k.EnvironmentID, Name: k.Name, KeyPrefix: k.Secret.Prefix, LastFour: k.Secret.LastFour,
 		Scopes: orEmpty(k.Scopes), Resources: surface.Resources(k.Resources), Status: k.StatusAt(now), ExpiresAt: k.ExpiresAt,
+		LastUsedAt: k.LastUsedAt, LastUsedIP: k.LastUsedIP, UseCount: k.UseCount,
 		CreatedAt: k.CreatedAt, RevokedAt: k.RevokedAt, ReplacedByKeyID: k.ReplacedBy, GraceExpiresAt: k.GraceExpiresAt,
 		RotationIntervalSeconds: k.RotationIntervalSeconds, GracePeriodSeconds: k.GraceSeconds,
 		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, Metadata: surface.Object{RawMessage: k.Metadata},

@@ -16,25 +16,19 @@ import (
 
 // KeyPath is the key that a path names. It is exported because huma fills embedded fields only then.
 type KeyPath struct {
-	ID domain.KeyID `path:"id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ID domain.KeyID `path:"id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The key"`
 }
 
-type keyOutput struct{ Body KeyBody }
+type keyOutput struct {
+	ETag string `header:"ETag" doc:"Of the key as it is here, for If-Match"`
+	Body KeyBody
+}
 
 type createKeyInput struct {
 	Body struct {
-		ProjectID               domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-		Name                    string                `json:"name" example:"CI of the billing service" doc:"1 to 200 printable characters"`
-		EnvironmentID           *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
-		Scopes                  []string              `json:"scopes,omitempty" doc:"Default, also for an empty list: all that the caller's key holds"`
-		Resources               surface.Resources     `json:"resources,omitempty" doc:"Limits per kind of resource; default: those of the caller's key"`
-		ExpiresAt               *string               `json:"expires_at,omitempty" nullable:"true" format:"date-time" doc:"RFC 3339; default: as the caller's key, or never"`
-		RotationIntervalDays    *int64                `json:"rotation_interval_days,omitempty" nullable:"true" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
-		RotationIntervalSeconds *int64                `json:"rotation_interval_seconds,omitempty" nullable:"true" minimum:"0" maximum:"315360000" doc:"It rotates by itself this often; the installation has a minimum. Default and 0: it does not"`
-		RotationWebhookURL      *string               `json:"rotation_webhook_url,omitempty" nullable:"true" example:"https://hooks.example.com/rekey" doc:"Where the new secret is sent, signed, at each interval rotation; default: the old key fetches it"`
-		GracePeriodMinutes      *int64                `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
-		GracePeriodSeconds      *int64                `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; default an hour, or half the interval if that is shorter"`
-		Metadata                surface.Object        `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
+		ProjectID     domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		EnvironmentID *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
+		KeySettings
 	}
 }
 
@@ -45,41 +39,39 @@ type createdKeyBody struct {
 	RotationWebhookSecret *string `json:"rotation_webhook_secret" example:"whsec_..." doc:"What the webhooks are signed with. It is shown only here; null without a webhook"`
 }
 
-type createdKeyOutput struct{ Body createdKeyBody }
+type createdKeyOutput struct {
+	ETag string `header:"ETag" doc:"Of the key as it is here, for If-Match"`
+	Body createdKeyBody
+}
 
 func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKeyOutput, error) {
-	b := &in.Body
-	interval, err := surface.InUnits("rotation_interval_seconds", b.RotationIntervalSeconds, "rotation_interval_days", b.RotationIntervalDays, secondsPerDay)
+	create, err := in.Body.command()
 	if err != nil {
 		return nil, err
 	}
-	grace, err := surface.InUnits("grace_period_seconds", b.GracePeriodSeconds, "grace_period_minutes", b.GracePeriodMinutes, 60)
+	create.ProjectID, create.EnvironmentID = in.Body.ProjectID, surface.OrZero(in.Body.EnvironmentID)
+	created, err := s.Commands.CreateKey(ctx, surface.Keeping(ctx, s.shownCreated), create)
 	if err != nil {
 		return nil, err
 	}
-	expires, err := surface.Instant("expires_at", b.ExpiresAt)
-	if err != nil {
-		return nil, err
+	return s.shownCreated(created), nil
+}
+
+func (s *server) shownCreated(created commands.CreatedKey) *createdKeyOutput {
+	out := &createdKeyOutput{
+		ETag: surface.ETag(created.Key.Version),
+		Body: createdKeyBody{KeyBody: bodyOf(created.Key, s.Now()), Key: created.Secret.Reveal()},
 	}
-	created, err := s.Commands.CreateKey(ctx, surface.By(ctx), commands.CreateKey{
-		ProjectID: b.ProjectID, EnvironmentID: surface.OrZero(b.EnvironmentID), Name: b.Name, Scopes: b.Scopes,
-		Resources: domain.Resources(b.Resources), ExpiresAt: expires, RotationIntervalSeconds: surface.OrZero(interval), GraceSeconds: grace,
-		WebhookURL: surface.OrZero(b.RotationWebhookURL), Metadata: b.Metadata.RawMessage,
-	})
-	if err != nil {
-		return nil, err
-	}
-	out := &createdKeyOutput{Body: createdKeyBody{KeyBody: bodyOf(created.Key, s.Now()), Key: created.Secret.Reveal()}}
 	if !created.WebhookSecret.IsZero() {
 		secret := created.WebhookSecret.Reveal()
 		out.Body.RotationWebhookSecret = &secret
 	}
-	return out, nil
+	return out
 }
 
 type listKeysInput struct {
 	surface.PageInput
-	ProjectID      domain.ProjectID     `query:"project_id" required:"true" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ProjectID      domain.ProjectID     `query:"project_id" required:"true" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Whose keys"`
 	EnvironmentID  domain.EnvironmentID `query:"environment_id" doc:"Only of this environment"`
 	LineageID      domain.LineageID     `query:"lineage_id" doc:"Only of this lineage, and then also its revoked, expired and retired keys"`
 	IncludeRevoked bool                 `query:"include_revoked" doc:"Also revoked, expired and retired keys"`
@@ -91,7 +83,6 @@ type keysOutput struct {
 }
 
 func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, error) {
-	organization := surface.Caller(ctx).OrganizationID
 	if err := cmp.Or(
 		in.Check(domain.PrefixKey),
 		surface.CheckFilter("environment_id", domain.PrefixEnvironment, string(in.EnvironmentID)),
@@ -99,12 +90,12 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 	); err != nil {
 		return nil, err
 	}
-	if _, err := s.project(ctx, organization, in.ProjectID); err != nil {
+	if _, err := s.project(ctx, in.ProjectID); err != nil {
 		return nil, err
 	}
 	keys, err := s.Reader.Keys(ctx, projections.KeyList{
-		Organization: organization, Project: in.ProjectID, Environment: in.EnvironmentID, Lineage: in.LineageID,
-		IncludeEnded: in.IncludeRevoked || in.LineageID != "", Before: domain.KeyID(in.Cursor), Limit: in.Limit + 1,
+		Reach: surface.Reach(ctx), Project: in.ProjectID, Environment: in.EnvironmentID, Lineage: in.LineageID,
+		IncludeEnded: in.IncludeRevoked || in.LineageID != "", Now: s.Now(), Before: domain.KeyID(in.Cursor), Limit: in.Limit + 1,
 	})
 	if err != nil {
 		return nil, err
@@ -128,15 +119,16 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 }
 
 func (s *server) getKey(ctx context.Context, in *KeyPath) (*keyOutput, error) {
-	key, err := s.Reader.Key(ctx, surface.Caller(ctx).OrganizationID, in.ID)
+	key, err := s.Reader.Key(ctx, surface.Reach(ctx), in.ID)
 	if err != nil {
 		return nil, err
 	}
-	return &keyOutput{Body: bodyOf(key, s.Now())}, nil
+	return &keyOutput{ETag: surface.ETag(key.Version), Body: bodyOf(key, s.Now())}, nil
 }
 
 type updateKeyInput struct {
 	KeyPath
+	surface.IfMatch
 	Body struct {
 		Name                    surface.Optional[string]            `json:"name,omitempty" nullable:"false" doc:"1 to 200 printable characters"`
 		Scopes                  surface.Optional[[]string]          `json:"scopes,omitempty" doc:"null: none at all"`
@@ -152,6 +144,7 @@ type updateKeyInput struct {
 }
 
 type updatedKeyOutput struct {
+	ETag string `header:"ETag" doc:"Of the key as it is here, for If-Match"`
 	Body struct {
 		KeyBody
 		RotationWebhookSecret *string `json:"rotation_webhook_secret" example:"whsec_..." doc:"Only if the edit made a new receiver, else null. It is shown only here"`
@@ -183,11 +176,15 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 		Resources:  domain.Change[domain.Resources]{Set: b.Resources.Set, Value: domain.Resources(b.Resources.Value)},
 		Metadata:   domain.Change[json.RawMessage]{Set: b.Metadata.Set, Value: b.Metadata.Value.RawMessage},
 	}
-	key, secret, err := s.Commands.UpdateKey(ctx, surface.By(ctx), update)
+	by, err := in.Expecting(ctx, surface.By(ctx))
 	if err != nil {
 		return nil, err
 	}
-	out := &updatedKeyOutput{}
+	key, secret, err := s.Commands.UpdateKey(ctx, by, update)
+	if err != nil {
+		return nil, err
+	}
+	out := &updatedKeyOutput{ETag: surface.ETag(key.Version)}
 	out.Body.KeyBody = bodyOf(key, s.Now())
 	if !secret.IsZero() {
 		shown := secret.Reveal()
@@ -210,6 +207,7 @@ func changeInUnits(secondsField string, seconds surface.Optional[int64], unitFie
 
 type revokeKeyInput struct {
 	KeyPath
+	surface.IfMatch
 	Reason string `query:"reason" maxLength:"500" doc:"Why, for the history"`
 	Body   *struct {
 		Reason *string `json:"reason,omitempty" nullable:"true" maxLength:"500" doc:"In place of the parameter"`
@@ -221,19 +219,25 @@ func (s *server) revokeKey(ctx context.Context, in *revokeKeyInput) (*struct{}, 
 	if in.Body != nil && in.Body.Reason != nil {
 		reason = *in.Body.Reason
 	}
-	return nil, s.Commands.RevokeKey(ctx, surface.By(ctx), in.ID, reason)
+	by, err := in.Expecting(ctx, surface.By(ctx))
+	if err != nil {
+		return nil, err
+	}
+	return nil, s.Commands.RevokeKey(ctx, by, in.ID, reason)
 }
 
 type rotateKeyInput struct {
 	KeyPath
+	surface.IfMatch
 	Body *struct {
-		GracePeriodMinutes *int64 `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" example:"60" doc:"How long the old key stays valid; 0 ends it now; default 60"`
+		GracePeriodMinutes *int64 `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" example:"60" doc:"How long the old key stays valid; 0 ends it now; default 60, unless the project's policy has another"`
 		GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"In place of grace_period_minutes"`
 		Supersede          bool   `json:"supersede,omitempty" nullable:"true" doc:"Replace a rotation that still waits for its receiver"`
 	}
 }
 
 type rotatedKeyOutput struct {
+	ETag string `header:"ETag" doc:"Of the new key, for If-Match"`
 	Body struct {
 		OldKeyID       domain.KeyID      `json:"old_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7a"`
 		NewKeyID       domain.KeyID      `json:"new_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7b"`
@@ -252,28 +256,37 @@ type rotatedKeyOutput struct {
 }
 
 func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKeyOutput, error) {
-	rotate := commands.RotateKey{KeyID: in.ID, Grace: domain.DefaultGrace}
+	rotate := commands.RotateKey{KeyID: in.ID}
 	if in.Body != nil {
 		grace, err := surface.InUnits("grace_period_seconds", in.Body.GracePeriodSeconds, "grace_period_minutes", in.Body.GracePeriodMinutes, 60)
 		if err != nil {
 			return nil, err
 		}
 		if grace != nil {
-			rotate.Grace = time.Duration(*grace) * time.Second
+			wanted := time.Duration(*grace) * time.Second
+			rotate.Grace = &wanted
 		}
 		rotate.Supersede = in.Body.Supersede
 	}
-	rotated, err := s.Commands.RotateKey(ctx, surface.By(ctx), rotate)
+	by, err := in.Expecting(ctx, surface.Keeping(ctx, shownRotated))
 	if err != nil {
 		return nil, err
 	}
-	out := &rotatedKeyOutput{}
+	rotated, err := s.Commands.RotateKey(ctx, by, rotate)
+	if err != nil {
+		return nil, err
+	}
+	return shownRotated(rotated), nil
+}
+
+func shownRotated(rotated commands.RotatedKey) *rotatedKeyOutput {
+	out := &rotatedKeyOutput{ETag: surface.ETag(rotated.Version)}
 	b, r := &out.Body, rotated.Rotated
 	b.OldKeyID, b.NewKeyID, b.RotationID, b.ProjectID = r.PreviousKeyID, r.KeyID, r.RotationID, rotated.ProjectID
 	b.Name, b.Scopes, b.ExpiresAt = rotated.Settings.Name, orEmpty(rotated.Settings.Scopes), rotated.Settings.ExpiresAt
 	b.Key, b.KeyPrefix, b.LastFour, b.Generation = rotated.Secret.Reveal(), r.Prefix, r.LastFour, r.Generation
 	b.CreatedAt, b.GraceExpiresAt = rotated.CreatedAt, r.GraceExpiresAt
-	return out, nil
+	return out
 }
 
 type successorOutput struct {
@@ -291,13 +304,17 @@ func (s *server) claimSuccessor(ctx context.Context, in *KeyPath) (*successorOut
 	if presented.ID != in.ID {
 		return nil, domain.NotFound("key")
 	}
-	claimed, err := s.Commands.ClaimSuccessor(ctx, surface.By(ctx), presented)
+	claimed, err := s.Commands.ClaimSuccessor(ctx, surface.Keeping(ctx, shownClaimed), presented)
 	if err != nil {
 		return nil, err
 	}
+	return shownClaimed(claimed), nil
+}
+
+func shownClaimed(claimed commands.ClaimedKey) *successorOutput {
 	out := &successorOutput{}
 	a := claimed.Acknowledged
 	out.Body.KeyID, out.Body.PreviousKeyID, out.Body.RotationID = a.KeyID, a.PreviousKeyID, a.RotationID
 	out.Body.Key, out.Body.GraceExpiresAt = claimed.Secret.Reveal(), a.GraceExpiresAt
-	return out, nil
+	return out
 }

@@ -21,10 +21,20 @@ func New(cfg Config) http.Handler {
 	core := surface.NewCore(cfg)
 	s := &server{Core: core, native: core.Add(surface.Style{
 		Title: "rekey", Description: "Issues, verifies, scopes, rotates and revokes API keys.",
+		Topics: topics,
 	})}
 	s.routes()
 	s.native.Document("/openapi.json")
 	return core.Handler()
+}
+
+// topics stand in the order of their names, which is how tools show them.
+var topics = []surface.Topic{
+	{Name: "Events", Description: "What happened, in order.", Paths: []string{"/v1/events"}},
+	{Name: "Health", Description: "For load balancers and supervisors.", Paths: []string{"/healthz", "/readyz"}},
+	{Name: "Keys", Description: "Create, verify, rotate and revoke keys.", Paths: []string{"/v1/api-keys"}},
+	{Name: "Leaks", Description: "Report secrets that were found where they should not be.", Paths: []string{"/v1/revoke-leaked", "/v1/leaks"}},
+	{Name: "Tenants", Description: "Organizations, their projects, and the environments of those.", Paths: []string{"/v1/organizations", "/v1/projects", "/v1/environments"}},
 }
 
 // routes is the whole native surface.
@@ -35,24 +45,34 @@ func (s *server) routes() {
 
 	surface.Closed(on, get("/v1/api-keys", "list-api-keys", "List the keys of a project", domain.ScopeKeysRead), s.listKeys)
 	surface.Closed(on, post("/v1/api-keys", "create-api-key", "Create a key", domain.ScopeKeysWrite), s.createKey, creates)
+	surface.Closed(on, get("/v1/api-keys/expiring-soon", "list-expiring-api-keys", "List keys that end soon", domain.ScopeKeysRead), s.expiringKeys)
 	surface.Closed(on, get("/v1/api-keys/{id}", "get-api-key", "Get a key", domain.ScopeKeysRead), s.getKey)
-	surface.Closed(on, patch("/v1/api-keys/{id}", "update-api-key", "Change a key's settings", domain.ScopeKeysWrite), s.updateKey)
-	surface.Closed(on, remove("/v1/api-keys/{id}", "revoke-api-key", "Revoke a key", domain.ScopeKeysDelete), s.revokeKey)
-	surface.Closed(on, post("/v1/api-keys/{id}/rotate", "rotate-api-key", "Rotate a key", domain.ScopeKeysWrite), s.rotateKey)
+	surface.Closed(on, patch("/v1/api-keys/{id}", "update-api-key", "Change a key's settings", domain.ScopeKeysWrite), s.updateKey, surface.Conditional)
+	surface.Closed(on, remove("/v1/api-keys/{id}", "revoke-api-key", "Revoke a key", domain.ScopeKeysDelete), s.revokeKey, surface.Conditional)
+	surface.Closed(on, post("/v1/api-keys/{id}/rotate", "rotate-api-key", "Rotate a key", domain.ScopeKeysWrite), s.rotateKey, surface.Conditional)
 	surface.Closed(on, get("/v1/api-keys/{id}/events", "list-api-key-events", "The history of a key's lineage", domain.ScopeKeysRead), s.keyEvents)
-	surface.Closed(on, post("/v1/api-keys/verify", "verify-api-key", "Verify a secret", domain.ScopeKeysVerify), s.verify)
+	surface.Closed(on, post("/v1/api-keys/verify", "verify-api-key", "Verify a secret", domain.ScopeKeysVerify), s.verify, surface.Repeatable)
+	surface.Closed(on, post("/v1/api-keys/import", "import-api-keys", "Import keys of another system", domain.ScopeKeysWrite), s.importKeys, imports)
+	surface.Closed(on, post("/v1/api-keys/bulk-revoke", "bulk-revoke-api-keys", "Revoke all keys that match, in two steps", domain.ScopeKeysDelete), s.bulkRevoke, bulkRevokes)
 	// The presented key proves the right to its own successor; it needs no scope.
 	surface.Closed(on, post("/v1/api-keys/{id}/successor", "claim-successor", "Fetch the successor of the presented key, once", surface.AnyScope), s.claimSuccessor)
 
 	surface.Closed(on, get("/v1/organizations", "list-organizations", "List organizations", domain.ScopeProjectsRead), s.listOrganizations)
 	surface.Closed(on, post("/v1/organizations", "create-organization", "Create an organization with a first key", domain.ScopeProjectsEdit), s.createOrganization, creates)
 	surface.Closed(on, get("/v1/organizations/{id}", "get-organization", "Get an organization", domain.ScopeProjectsRead), s.getOrganization)
+	surface.Closed(on, patch("/v1/organizations/{id}", "update-organization", "Rename an organization, or switch surfaces off", domain.ScopeProjectsEdit), s.updateOrganization, surface.Conditional)
 	surface.Closed(on, get("/v1/projects", "list-projects", "List projects", domain.ScopeProjectsRead), s.listProjects)
 	surface.Closed(on, post("/v1/projects", "create-project", "Create a project", domain.ScopeProjectsEdit), s.createProject, creates)
 	surface.Closed(on, get("/v1/projects/{id}", "get-project", "Get a project", domain.ScopeProjectsRead), s.getProject)
+	surface.Closed(on, patch("/v1/projects/{id}", "update-project", "Change a project or its policy", domain.ScopeProjectsEdit), s.updateProject, surface.Conditional)
+	surface.Closed(on, remove("/v1/projects/{id}", "delete-project", "Delete a project that has no live keys", domain.ScopeProjectsEdit), s.deleteProject, surface.Conditional)
 	surface.Closed(on, get("/v1/environments", "list-environments", "List environments", domain.ScopeProjectsRead), s.listEnvironments)
 	surface.Closed(on, post("/v1/environments", "create-environment", "Create an environment", domain.ScopeProjectsEdit), s.createEnvironment, creates)
 	surface.Closed(on, get("/v1/environments/{id}", "get-environment", "Get an environment", domain.ScopeProjectsRead), s.getEnvironment)
+
+	// Having the secret, and GitHub's signature, are the rights to report a leak.
+	surface.Open(on, post("/v1/revoke-leaked", "revoke-leaked", "Report secrets that were found, to have them revoked", ""), s.revokeLeaked, provesByPossession)
+	surface.Open(on, post("/v1/leaks/github", "report-github-leaks", "Take a batch of GitHub's secret scanning", ""), s.githubLeaks, s.signedByGitHub)
 
 	surface.Closed(on, get("/v1/events", "list-events", "The audit feed of the organization", domain.ScopeEventsRead), s.listEvents, s.streams)
 }

@@ -30,6 +30,7 @@ func TestMain(m *testing.M) { dbtest.Main(m) }
 // bench is the surface on a real database, wired as cmd/rekey wires it, without NATS and workers.
 type bench struct {
 	t        *testing.T
+	options  options
 	store    *eventstore.Store
 	reader   *projections.Reader
 	commands *commands.Service
@@ -43,9 +44,11 @@ type bench struct {
 
 // options change a bench before it is built.
 type options struct {
-	pool      *pgxpool.Pool // nil: one on a fresh database
+	db        *dbtest.DB    // nil: a fresh one
+	pool      *pgxpool.Pool // nil: one on that database
 	now       time.Time     // zero: the real time goes on; else it stands
 	configure func(*api.Config)
+	commands  func(*commands.Config)
 	server    func(*httptest.Server)
 }
 
@@ -53,20 +56,41 @@ type options struct {
 func setup(t *testing.T, o options) *bench {
 	t.Helper()
 	b := &bench{t: t, clock: &clock{at: o.now}, logs: &logs{}}
-	if o.pool == nil {
-		o.pool = dbtest.New(t).Pool(t)
+	if o.db == nil && o.pool == nil {
+		o.db = dbtest.New(t)
 	}
+	if o.pool == nil {
+		o.pool = o.db.Pool(t)
+	}
+	b.wire(o)
+	b.runStore()
+	b.serve(o.server)
+	tenant, err := b.commands.Setup(t.Context(), domain.Secret{})
+	must(t, err)
+	b.tenant, b.root = tenant, b.as(tenant.Secret.Reveal())
+	return b
+}
+
+// wire builds what cmd/rekey builds for one process.
+func (b *bench) wire(o options) {
+	t := b.t
+	t.Helper()
+	b.options = o
 	logger := slog.New(slog.NewJSONHandler(b.logs, &slog.HandlerOptions{Level: slog.LevelDebug}))
 	b.store = eventstore.New(eventstore.Config{Pool: o.pool, Projection: projections.ReadModel{}, Logger: logger, Now: b.clock.Now})
-	b.reader = projections.NewReader(o.pool)
+	b.reader = projections.NewReader(o.pool, dbtest.Tenants(t, o.pool))
 	guard, err := webhook.NewGuard(nil)
 	must(t, err)
-	sealer, err := seal.New(seal.NewKey())
+	sealer, err := seal.New(bytes.Repeat([]byte{7}, seal.KeySize)) // replicas have one
 	must(t, err)
-	b.commands = commands.New(commands.Config{
+	config := commands.Config{
 		Store: b.store, Reader: b.reader, Sealer: sealer, CheckURL: guard.CheckURL, Now: b.clock.Now,
 		Limits: domain.Limits{MinRotationInterval: time.Hour},
-	})
+	}
+	if o.commands != nil {
+		o.commands(&config)
+	}
+	b.commands = commands.New(config)
 	b.config = api.Config{
 		Commands: b.commands, Reader: b.reader, Verifier: projections.NewVerifier(b.reader, b.clock.Now), Logger: logger,
 		Version: "test", Now: b.clock.Now, Tail: b.tail, Ready: b.reader.Ping,
@@ -74,12 +98,25 @@ func setup(t *testing.T, o options) *bench {
 	if o.configure != nil {
 		o.configure(&b.config)
 	}
-	b.runStore()
-	b.serve(o.server)
-	b.tenant, err = b.commands.Setup(t.Context(), domain.Secret{})
-	must(t, err)
-	b.root = b.as(b.tenant.Secret.Reveal())
-	return b
+}
+
+// replica serves the same database once more, as another process does.
+func (b *bench) replica() *bench {
+	b.t.Helper()
+	other := &bench{t: b.t, clock: b.clock, logs: b.logs, tenant: b.tenant}
+	other.wire(b.options)
+	other.runStore()
+	other.serve(nil)
+	other.root = other.as(b.tenant.Secret.Reveal())
+	return other
+}
+
+// count is the number of rows in a table.
+func (b *bench) count(table string) int {
+	b.t.Helper()
+	var n int
+	must(b.t, b.options.pool.QueryRow(b.t.Context(), "SELECT count(*) FROM "+table).Scan(&n))
+	return n
 }
 
 func (b *bench) runStore() {

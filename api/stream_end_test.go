@@ -18,6 +18,9 @@ func TestStreamEndsWithItsKey(t *testing.T) {
 		"Narrowed": func(b *bench, key string) {
 			b.root.call("PATCH", key, fields{"scopes": []string{"keys:read"}}).wants(200)
 		},
+		"LimitedToAProject": func(b *bench, key string) {
+			b.root.call("PATCH", key, fields{"resources": fields{"project": []string{"proj_other"}}}).wants(200)
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()

@@ -7,15 +7,21 @@ import (
 	"time"
 
 	"github.com/rekeyhq/rekey/api/surface"
+	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
 )
 
 // OrganizationBody is a tenant. It is exported for the same reason as KeyBody.
 type OrganizationBody struct {
-	ID        domain.OrganizationID `json:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
-	Name      string                `json:"name" example:"Example GmbH"`
-	CreatedAt time.Time             `json:"created_at"`
+	ID               domain.OrganizationID `json:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+	Name             string                `json:"name" example:"Example GmbH"`
+	DisabledSurfaces []string              `json:"disabled_surfaces" nullable:"false" doc:"Surfaces that the organization switched off"`
+	CreatedAt        time.Time             `json:"created_at"`
+}
+
+func bodyOfOrganization(o *projections.Organization) OrganizationBody {
+	return OrganizationBody{o.ID, o.Name, append([]string{}, o.DisabledSurfaces...), o.CreatedAt}
 }
 
 type listOrganizationsInput struct{ surface.PageInput }
@@ -30,37 +36,75 @@ func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInp
 	if err := in.Check(domain.PrefixOrganization); err != nil {
 		return nil, err
 	}
-	page := in.Page()
-	if !surface.Caller(ctx).Operator {
-		page.ID = string(surface.Caller(ctx).OrganizationID)
-	}
-	found, err := s.Reader.Organizations(ctx, page)
+	found, err := s.organizations(ctx, in.Page())
 	if err != nil {
 		return nil, err
 	}
 	out := &organizationsOutput{Body: []OrganizationBody{}}
 	found, out.Link = surface.Cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
 	for _, o := range found {
-		out.Body = append(out.Body, OrganizationBody{o.ID, o.Name, o.CreatedAt})
+		out.Body = append(out.Body, bodyOfOrganization(o))
 	}
 	return out, nil
 }
 
-type organizationPath struct {
-	ID domain.OrganizationID `path:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
+func (s *server) organizations(ctx context.Context, page projections.Page) ([]*projections.Organization, error) {
+	if surface.Caller(ctx).Operator {
+		return s.Reader.Organizations(ctx, page)
+	}
+	own, err := s.Reader.Organization(ctx, surface.Caller(ctx).OrganizationID)
+	if err != nil || string(own.ID) <= page.After {
+		return nil, err
+	}
+	return []*projections.Organization{own}, nil
 }
 
-type organizationOutput struct{ Body OrganizationBody }
+// OrganizationPath is the organization that a path names. It is exported because huma fills embedded fields only then.
+type OrganizationPath struct {
+	ID domain.OrganizationID `path:"id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The organization"`
+}
 
-func (s *server) getOrganization(ctx context.Context, in *organizationPath) (*organizationOutput, error) {
+type organizationOutput struct {
+	ETag string `header:"ETag" doc:"Of the organization as it is here, for If-Match"`
+	Body OrganizationBody
+}
+
+func shownOrganization(o *projections.Organization) *organizationOutput {
+	return &organizationOutput{ETag: surface.ETag(o.Version), Body: bodyOfOrganization(o)}
+}
+
+func (s *server) getOrganization(ctx context.Context, in *OrganizationPath) (*organizationOutput, error) {
 	if !domain.ValidID(domain.PrefixOrganization, string(in.ID)) || !surface.Caller(ctx).Operator && in.ID != surface.Caller(ctx).OrganizationID {
 		return nil, domain.NotFound("organization")
 	}
-	found, err := s.Reader.Organizations(ctx, projections.Page{ID: string(in.ID), Limit: 1})
-	if err != nil || len(found) == 0 {
-		return nil, orNotFound(err, "organization")
+	found, err := s.Reader.Organization(ctx, in.ID)
+	if err != nil {
+		return nil, err
 	}
-	return &organizationOutput{Body: OrganizationBody{found[0].ID, found[0].Name, found[0].CreatedAt}}, nil
+	return shownOrganization(found), nil
+}
+
+type updateOrganizationInput struct {
+	OrganizationPath
+	surface.IfMatch
+	Body struct {
+		Name             surface.Optional[string]   `json:"name,omitempty" nullable:"false" doc:"1 to 200 printable characters"`
+		DisabledSurfaces surface.Optional[[]string] `json:"disabled_surfaces,omitempty" doc:"Of account-keys, apikey and projects those that are to be off; null: none"`
+	}
+}
+
+func (s *server) updateOrganization(ctx context.Context, in *updateOrganizationInput) (*organizationOutput, error) {
+	by, err := in.Expecting(ctx, surface.By(ctx))
+	if err != nil {
+		return nil, err
+	}
+	organization, err := s.Commands.UpdateOrganization(ctx, by, domain.UpdateOrganization{
+		ID: in.ID, Name: in.Body.Name.Change(), DisabledSurfaces: in.Body.DisabledSurfaces.Change(),
+	})
+	if err != nil {
+		return nil, err
+	}
+	return shownOrganization(organization), nil
 }
 
 func orNotFound(err error, what string) error {
@@ -87,92 +131,19 @@ type createdOrganizationOutput struct {
 }
 
 func (s *server) createOrganization(ctx context.Context, in *createOrganizationInput) (*createdOrganizationOutput, error) {
-	tenant, err := s.Commands.CreateOrganization(ctx, surface.By(ctx), in.Body.Name)
+	tenant, err := s.Commands.CreateOrganization(ctx, surface.Keeping(ctx, shownTenant), in.Body.Name)
 	if err != nil {
 		return nil, err
 	}
+	return shownTenant(tenant), nil
+}
+
+func shownTenant(tenant commands.NewTenant) *createdOrganizationOutput {
 	out := &createdOrganizationOutput{}
-	out.Body.OrganizationBody = OrganizationBody{tenant.OrganizationID, tenant.Name, tenant.CreatedAt}
+	out.Body.OrganizationBody = OrganizationBody{tenant.OrganizationID, tenant.Name, []string{}, tenant.CreatedAt}
 	out.Body.ProjectID, out.Body.EnvironmentID = tenant.Key.ProjectID, tenant.Key.EnvironmentID
 	out.Body.KeyID, out.Body.Key = tenant.Key.ID, tenant.Secret.Reveal()
-	return out, nil
-}
-
-type projectBody struct {
-	ID             domain.ProjectID      `json:"id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-	OrganizationID domain.OrganizationID `json:"organization_id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
-	Name           string                `json:"name" example:"Billing"`
-	Brand          string                `json:"brand" example:"rk" doc:"Begins the secrets of the project"`
-	CreatedAt      time.Time             `json:"created_at"`
-}
-
-func bodyOfProject(p *projections.Project) projectBody {
-	return projectBody{p.ID, p.OrganizationID, p.Name, p.Brand, p.CreatedAt}
-}
-
-type listProjectsInput struct{ surface.PageInput }
-
-type projectsOutput struct {
-	Link string        `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []projectBody `nullable:"false"`
-}
-
-func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*projectsOutput, error) {
-	if err := in.Check(domain.PrefixProject); err != nil {
-		return nil, err
-	}
-	found, err := s.Reader.Projects(ctx, surface.Caller(ctx).OrganizationID, in.Page())
-	if err != nil {
-		return nil, err
-	}
-	out := &projectsOutput{Body: []projectBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{})
-	for _, p := range found {
-		out.Body = append(out.Body, bodyOfProject(p))
-	}
-	return out, nil
-}
-
-// project returns a project of an organization; a foreign one is not found, exactly like an unknown one.
-func (s *server) project(ctx context.Context, organization domain.OrganizationID, id domain.ProjectID) (*projections.Project, error) {
-	if !domain.ValidID(domain.PrefixProject, string(id)) {
-		return nil, domain.NotFound("project")
-	}
-	found, err := s.Reader.Projects(ctx, organization, projections.Page{ID: string(id), Limit: 1})
-	if err != nil || len(found) == 0 {
-		return nil, orNotFound(err, "project")
-	}
-	return found[0], nil
-}
-
-type projectPath struct {
-	ID domain.ProjectID `path:"id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-}
-
-type projectOutput struct{ Body projectBody }
-
-func (s *server) getProject(ctx context.Context, in *projectPath) (*projectOutput, error) {
-	p, err := s.project(ctx, surface.Caller(ctx).OrganizationID, in.ID)
-	if err != nil {
-		return nil, err
-	}
-	return &projectOutput{Body: bodyOfProject(p)}, nil
-}
-
-type createProjectInput struct {
-	Body struct {
-		Name           string                `json:"name" example:"Billing" doc:"1 to 200 printable characters"`
-		Brand          string                `json:"brand,omitempty" nullable:"true" example:"rk" doc:"Begins the secrets of the project: 1 to 24 of a-z, 0-9 and inner hyphens; default rk"`
-		OrganizationID domain.OrganizationID `json:"organization_id,omitempty" nullable:"true" example:"org_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the caller's. Only an operator may name another"`
-	}
-}
-
-func (s *server) createProject(ctx context.Context, in *createProjectInput) (*projectOutput, error) {
-	p, err := s.Commands.CreateProject(ctx, surface.By(ctx), in.Body.OrganizationID, in.Body.Name, in.Body.Brand)
-	if err != nil {
-		return nil, err
-	}
-	return &projectOutput{Body: bodyOfProject(p)}, nil
+	return out
 }
 
 type environmentBody struct {
@@ -202,7 +173,7 @@ func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput
 	if err != nil {
 		return nil, err
 	}
-	found, err := s.Reader.Environments(ctx, surface.Caller(ctx).OrganizationID, in.ProjectID, in.Page())
+	found, err := s.Reader.Environments(ctx, surface.Reach(ctx), in.ProjectID, in.Page())
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +187,7 @@ func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput
 }
 
 type environmentPath struct {
-	ID domain.EnvironmentID `path:"id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a"`
+	ID domain.EnvironmentID `path:"id" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The environment"`
 }
 
 type environmentOutput struct{ Body environmentBody }
@@ -225,7 +196,7 @@ func (s *server) getEnvironment(ctx context.Context, in *environmentPath) (*envi
 	if !domain.ValidID(domain.PrefixEnvironment, string(in.ID)) {
 		return nil, domain.NotFound("environment")
 	}
-	found, err := s.Reader.Environments(ctx, surface.Caller(ctx).OrganizationID, "", projections.Page{ID: string(in.ID), Limit: 1})
+	found, err := s.Reader.Environments(ctx, surface.Reach(ctx), "", projections.Page{ID: string(in.ID), Limit: 1})
 	if err != nil || len(found) == 0 {
 		return nil, orNotFound(err, "environment")
 	}
@@ -240,9 +211,13 @@ type createEnvironmentInput struct {
 }
 
 func (s *server) createEnvironment(ctx context.Context, in *createEnvironmentInput) (*environmentOutput, error) {
-	e, err := s.Commands.CreateEnvironment(ctx, surface.By(ctx), in.Body.ProjectID, in.Body.Name)
+	e, err := s.Commands.CreateEnvironment(ctx, surface.Keeping(ctx, shownEnvironment), in.Body.ProjectID, in.Body.Name)
 	if err != nil {
 		return nil, err
 	}
-	return &environmentOutput{Body: bodyOfEnvironment(e)}, nil
+	return shownEnvironment(e), nil
+}
+
+func shownEnvironment(e *projections.Environment) *environmentOutput {
+	return &environmentOutput{Body: bodyOfEnvironment(e)}
 }

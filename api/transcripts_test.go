@@ -15,6 +15,7 @@ func TestTranscripts(t *testing.T) {
 	for name, play := range map[string]func(tr *transcript){
 		"health.http": playHealth, "keys.http": playKeys, "rotation.http": playRotation, "verify.http": playVerify,
 		"tenants.http": playTenants, "events.http": playEvents, "errors.http": playErrors,
+		"accountkeys.http": playAccountKeys, "projects.http": playProjects, "apikey.http": playAPIKey,
 	} {
 		t.Run(strings.TrimSuffix(name, ".http"), func(t *testing.T) {
 			t.Parallel()
@@ -134,6 +135,27 @@ func playTenants(tr *transcript) {
 	tr.call(owner, "List environments of a project, one page", "GET", "/v1/environments?limit=1&project_id="+project, nil).wants(200)
 	tr.call(owner, "A key of that environment and brand", "POST", "/v1/api-keys",
 		fields{"project_id": project, "environment_id": environment, "name": "branded"}).wants(201)
+	playEdits(tr, owner, made.text("id"), "/v1/projects/"+project)
+}
+
+func playEdits(tr *transcript, owner *client, organization, path string) {
+	tr.call(owner, "Rename the organization and switch surfaces off", "PATCH", "/v1/organizations/"+organization,
+		fields{"name": "Example AG", "disabled_surfaces": []string{"projects", "apikey"}}).wants(200)
+	tr.call(owner, "Switch all of them on, if nobody else changed it", "PATCH", "/v1/organizations/"+organization,
+		fields{"disabled_surfaces": nil}, "If-Match", `"1"`).wants(412)
+	tr.call(owner, "Switch one off that is unknown", "PATCH", "/v1/organizations/"+organization, fields{"disabled_surfaces": []string{"native"}}).wants(422)
+	tr.call(owner, "Change a project", "PATCH", path, fields{"name": "Store", "brand": nil, "policy": fields{
+		"max_lifetime_seconds": 86400, "default_grace_seconds": 60, "max_grace_seconds": 600, "allowed_scopes": []string{"orders:*"}, "on_leak": "notify",
+	}}).wants(200)
+	tr.call(owner, "Change one term of its policy", "PATCH", path, fields{"policy": fields{"require_expiry": true, "default_grace_seconds": nil}}).wants(200)
+	tr.call(owner, "A key without the end that the policy requires", "POST", "/v1/api-keys", fields{"project_id": path[len("/v1/projects/"):], "name": "endless"}).wants(422)
+	tr.call(owner, "A policy that contradicts itself", "PATCH", path, fields{"policy": fields{"default_grace_seconds": 601}}).wants(422)
+	tr.call(owner, "A policy with a term that does not exist", "PATCH", path, fields{"policy": fields{"min_grace_seconds": 1}}).wants(422)
+	tr.call(owner, "Take the policy away", "PATCH", path, fields{"policy": nil}).wants(200)
+	tr.call(owner, "Delete a project with keys", "DELETE", path, nil).wants(409)
+	empty := tr.call(owner, "Create a project with a policy", "POST", "/v1/projects", fields{"name": "Empty", "policy": fields{"require_expiry": true}}).wants(201).text("id")
+	tr.call(owner, "Delete a project without keys", "DELETE", "/v1/projects/"+empty, nil).wants(204)
+	tr.call(owner, "It is gone", "GET", "/v1/projects/"+empty, nil).wants(404)
 }
 
 func playEvents(tr *transcript) {

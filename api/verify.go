@@ -40,7 +40,7 @@ type verifyOutput struct{ Body verdictBody }
 
 func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, error) {
 	verdict, err := s.Verifier.Verify(ctx, projections.VerifyRequest{
-		Organization: surface.Caller(ctx).OrganizationID, Secret: in.Body.Key, Scopes: in.Body.Scopes, Resources: in.Body.Resources,
+		Reach: surface.Reach(ctx), Secret: in.Body.Key, Scopes: in.Body.Scopes, Resources: in.Body.Resources,
 	})
 	if err != nil {
 		return nil, err

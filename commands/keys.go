@@ -44,17 +44,12 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 	if err != nil {
 		return out, err
 	}
-	create := domain.CreateKey{
-		LineageID: newID[domain.LineageID](s, domain.PrefixLineage), KeyID: newID[domain.KeyID](s, domain.PrefixKey),
-		Environment: c.EnvironmentID, Caller: by.Caller, Mint: s.mint(&out.Secret), GraceSet: c.GraceSeconds != nil,
-		Settings: domain.Settings{
-			Name: c.Name, Scopes: c.Scopes, Resources: c.Resources, ExpiresAt: c.ExpiresAt,
-			RotationIntervalSeconds: c.RotationIntervalSeconds, EndpointID: endpoint.id, WebhookURL: c.WebhookURL,
-			Metadata: c.Metadata,
-		},
-	}
-	if c.GraceSeconds != nil {
-		create.Settings.GraceSeconds = *c.GraceSeconds
+	create := s.newKey(by, c, endpoint)
+	create.Mint = s.mint(&out.Secret)
+	outcome := func(events []domain.Event) (CreatedKey, error) {
+		_, event, err := find[domain.Created](events)
+		out.Key, out.WebhookSecret = projections.CreatedKey(event), endpoint.secret
+		return out, err
 	}
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
 		Reads: []string{string(c.ProjectID)}, Actor: by.actor(), RequestID: by.RequestID,
@@ -65,25 +60,41 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 			}
 			return project.CreateKeyIn(create, s.cfg.Limits, now)
 		},
-		Attach: endpoint.attach,
+		Attach: keeping(s, by, endpoint.attach, outcome),
 	})
 	if err != nil {
 		return CreatedKey{}, err
 	}
-	_, event, err := find[domain.Created](eventstore.EventsOf(records))
+	made, err := outcome(eventstore.EventsOf(records))
 	if err != nil {
 		return CreatedKey{}, err
 	}
-	out.Key, out.WebhookSecret = projections.CreatedKey(event), endpoint.secret
-	s.cfg.Reader.Owned(out.Key.ID, out.Key.OrganizationID, out.Key.LineageID)
-	return out, nil
+	s.cfg.Reader.Owned(made.Key.ID, made.Key.OrganizationID, made.Key.LineageID, made.Key.ProjectID)
+	return made, nil
+}
+
+// newKey is the request as the domain decides it, but for the secret.
+func (s *Service) newKey(by By, c CreateKey, endpoint newEndpoint) domain.CreateKey {
+	create := domain.CreateKey{
+		LineageID: newID[domain.LineageID](s, domain.PrefixLineage), KeyID: newID[domain.KeyID](s, domain.PrefixKey),
+		Environment: c.EnvironmentID, Caller: by.Caller, GraceSet: c.GraceSeconds != nil,
+		Settings: domain.Settings{
+			Name: c.Name, Scopes: c.Scopes, Resources: c.Resources, ExpiresAt: c.ExpiresAt,
+			RotationIntervalSeconds: c.RotationIntervalSeconds, EndpointID: endpoint.id, WebhookURL: c.WebhookURL,
+			Metadata: c.Metadata,
+		},
+	}
+	if c.GraceSeconds != nil {
+		create.Settings.GraceSeconds = *c.GraceSeconds
+	}
+	return create
 }
 
 // projectOf returns a project that the caller may make keys in: one of its organization, or for an operator, who sets up
-// organizations, any.
+// organizations, any; in both cases within the limits of the caller's own key.
 func projectOf(view eventstore.View, caller domain.Caller, id domain.ProjectID) (*domain.Project, error) {
 	project, err := view.Project(id)
-	if err != nil || project.OrganizationID != caller.OrganizationID && !caller.Operator {
+	if err != nil || project.OrganizationID != caller.OrganizationID && !caller.Operator || !caller.MayUseProject(id) {
 		return nil, noProject()
 	}
 	return project, nil
@@ -128,7 +139,7 @@ func (n newEndpoint) attach(batch *pgx.Batch, events []domain.Event) error {
 
 // UpdateKey edits a key. It returns the signing secret of a new webhook receiver, if the edit made one.
 func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*projections.Key, webhook.Secret, error) {
-	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, c.KeyID)
+	lineage, project, err := s.cfg.Reader.LineageOf(ctx, by.reach(), c.KeyID)
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
@@ -137,26 +148,26 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 		return nil, webhook.Secret{}, err
 	}
 	c.NewEndpointID, c.Caller = endpoint.id, by.Caller
-	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	edit := lineageCommand(by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Update(c, s.cfg.Limits, now)
 	}, endpoint.attach)
+	records, err := s.cfg.Store.Execute(ctx, withPolicy(edit, project, &c.Policy))
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
 	if _, _, err := find[domain.EndpointCreated](eventstore.EventsOf(records)); err != nil {
 		endpoint.secret = webhook.Secret{}
 	}
-	key, err := s.cfg.Reader.Key(ctx, by.Caller.OrganizationID, c.KeyID)
-	if err != nil { // the edit is done, so this must not look as if it was not
-		return nil, webhook.Secret{}, domain.Refuse(domain.CodeOutcomeUnknown,
-			"the key was changed, but it cannot be read now; look before you try again").WithCause(err)
+	key, err := s.cfg.Reader.Key(ctx, by.reach(), c.KeyID)
+	if err != nil {
+		return nil, webhook.Secret{}, unread("key", err)
 	}
 	return key, endpoint.secret, nil
 }
 
 // RevokeKey ends a key at once. Ending what has ended is fine.
 func (s *Service) RevokeKey(ctx context.Context, by By, id domain.KeyID, reason string) error {
-	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, id)
+	lineage, _, err := s.cfg.Reader.LineageOf(ctx, by.reach(), id)
 	if err != nil {
 		return err
 	}
@@ -182,10 +193,25 @@ func lineageCommand(by By, id domain.LineageID,
 		Writes: []string{string(id)}, Expected: by.Expected, Actor: by.actor(), RequestID: by.RequestID, Attach: attach,
 		Decide: func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
 			l, err := view.Lineage(id)
-			if err != nil {
-				return nil, err
+			if err != nil || !by.reaches(l) {
+				return nil, domain.NotFound("key")
 			}
 			return decide(l, now)
 		},
 	}
+}
+
+// withPolicy lets a decision on a key read the policy of the key's project, as it is when the decision is made.
+func withPolicy(c eventstore.Command, project domain.ProjectID, policy *domain.Policy) eventstore.Command {
+	decide := c.Decide
+	c.Reads = append(c.Reads, string(project))
+	c.Decide = func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+		p, err := view.Project(project)
+		if err != nil {
+			return nil, err
+		}
+		*policy = p.Policy
+		return decide(view, now)
+	}
+	return c
 }

@@ -29,7 +29,7 @@ func TestCreateKey(t *testing.T) {
 		want := &projections.Key{
 			ID: k.ID, LineageID: k.LineageID, Generation: 1, Version: 1, OrganizationID: tenant.OrganizationID, ProjectID: project,
 			EnvironmentID: tenant.Key.EnvironmentID, Name: "ci", Secret: facts, Scopes: domain.Scopes{"*"}, State: domain.GenerationActive,
-			CreatedBy: domain.Actor(tenant.Key.ID), CreatedAt: now, GraceSeconds: 3600,
+			CreatedBy: domain.Actor(tenant.Key.ID), CreatedAt: now, UpdatedAt: now, GraceSeconds: 3600,
 		}
 		if diff := cmp.Diff(want, k); diff != "" {
 			t.Errorf("the answer: %s", diff)
@@ -43,7 +43,7 @@ func TestCreateKey(t *testing.T) {
 		if v := w.verdict(t, by, created.Secret); !v.Valid() || v.Key.ID != k.ID {
 			t.Errorf("the new secret is %s", v.Code)
 		}
-		history, err := w.reader.History(t.Context(), k.LineageID, 0, 10)
+		history, err := w.reader.History(t.Context(), projections.ReachOf(by.Caller), k.LineageID, 0, 10)
 		if err != nil || len(history) != 1 || history[0].Actor != domain.Actor(tenant.Key.ID) || history[0].RequestID != "req_test" {
 			t.Errorf("the history says %+v, %v", history, err)
 		}
@@ -292,7 +292,7 @@ func TestUpdateKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.lookups.Close()
+		r.tenants.Close()
 		_, _, err = r.UpdateKey(t.Context(), by, domain.UpdateKey{KeyID: created.Key.ID, Name: domain.ChangeTo("renamed")})
 		wantCode(t, "an edit that was made", err, domain.CodeOutcomeUnknown)
 		if name := w.key(t, by, created.Key.ID).Name; name != "renamed" {
@@ -302,7 +302,7 @@ func TestUpdateKey(t *testing.T) {
 
 	t.Run("RefusesEndedKey", func(t *testing.T) {
 		key := full(t)
-		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID, Grace: time.Hour})
+		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID, Grace: new(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -339,11 +339,11 @@ func TestRevokeKey(t *testing.T) {
 
 	// An older one ends alone; the active one takes all with it.
 	first := w.create(t, by, commands.CreateKey{ProjectID: tenant.Key.ProjectID})
-	second, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: first.Key.ID, Grace: time.Hour})
+	second, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: first.Key.ID, Grace: new(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
-	third, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: second.Rotated.KeyID, Grace: time.Hour})
+	third, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: second.Rotated.KeyID, Grace: new(time.Hour)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -401,7 +401,7 @@ func TestG6ForeignIsUnknown(t *testing.T) {
 			return err
 		},
 		"create a project": func(foreign bool) error {
-			_, err := w.CreateProject(t.Context(), by, either(foreign, victim.OrganizationID, unknownOrganization), "x", "")
+			_, err := w.CreateProject(t.Context(), by, commands.CreateProject{OrganizationID: either(foreign, victim.OrganizationID, unknownOrganization), Name: "x"})
 			return err
 		},
 	} {

@@ -46,6 +46,7 @@ type replica struct {
 	verifier *projections.Verifier
 	pool     *pgxpool.Pool // of its commands
 	lookups  *pgxpool.Pool // of its reader
+	tenants  *pgxpool.Pool // of its reader, for tenants
 }
 
 // world is replicas of rekey on a fresh database, with one clock and one master key.
@@ -79,7 +80,8 @@ func setup(t *testing.T) *world {
 // another starts one more replica on the same database.
 func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *replica {
 	t.Helper()
-	r := w.build(t, w.db.Pool(t), w.db.Pool(t), adjust...)
+	lookups := w.db.Pool(t)
+	r := w.build(t, w.db.Pool(t), lookups, dbtest.Tenants(t, lookups), adjust...)
 	stop := r.start()
 	t.Cleanup(func() {
 		if err := stop(); err != nil {
@@ -90,7 +92,7 @@ func (w *world) another(t *testing.T, adjust ...func(*eventstore.Config)) *repli
 }
 
 // build makes a replica on pools for its commands and its lookups.
-func (w *world) build(t fataler, pool, lookups *pgxpool.Pool, adjust ...func(*eventstore.Config)) *replica {
+func (w *world) build(t fataler, pool, lookups, tenants *pgxpool.Pool, adjust ...func(*eventstore.Config)) *replica {
 	t.Helper()
 	guard, err := webhook.NewGuard(nil)
 	if err != nil {
@@ -107,7 +109,9 @@ func (w *world) build(t fataler, pool, lookups *pgxpool.Pool, adjust ...func(*ev
 	for _, f := range adjust {
 		f(&cfg)
 	}
-	r := &replica{store: eventstore.New(cfg), pool: pool, lookups: lookups, reader: projections.NewReader(lookups)}
+	r := &replica{
+		store: eventstore.New(cfg), pool: pool, lookups: lookups, tenants: tenants, reader: projections.NewReader(lookups, tenants),
+	}
 	r.verifier = projections.NewVerifier(r.reader, w.clock.Now)
 	r.Service = commands.New(commands.Config{
 		Store: r.store, Reader: r.reader, Sealer: w.sealer, CheckURL: guard.CheckURL, Now: w.clock.Now, Random: w.random,
@@ -129,7 +133,7 @@ func (r *replica) start() (stop func() error) {
 
 // restart replaces the first replica by a new process, which has nothing in memory.
 func (w *world) restart(t fataler) (stop func() error) {
-	w.replica = w.build(t, w.replica.pool, w.replica.lookups)
+	w.replica = w.build(t, w.replica.pool, w.replica.lookups, w.replica.tenants)
 	return w.replica.start()
 }
 
@@ -227,7 +231,7 @@ func (w *world) rotateDue(t fataler, key *projections.Key) domain.RotationID {
 	t.Helper()
 	w.clock.step(2 * time.Duration(*key.RotationIntervalSeconds) * time.Second)
 	w.sweep(t)
-	rotation, _, err := w.reader.WaitingRotation(context.Background(), key.LineageID)
+	rotation, _, err := w.reader.WaitingRotation(context.Background(), projections.Reach{Organization: key.OrganizationID}, key.LineageID)
 	if err != nil || rotation == "" {
 		t.Fatalf("no rotation of %s waits: %v", key.ID, err)
 	}
@@ -237,7 +241,7 @@ func (w *world) rotateDue(t fataler, key *projections.Key) domain.RotationID {
 // key reads a key.
 func (w *world) key(t fataler, by commands.By, id domain.KeyID) *projections.Key {
 	t.Helper()
-	key, err := w.reader.Key(context.Background(), by.Caller.OrganizationID, id)
+	key, err := w.reader.Key(context.Background(), projections.ReachOf(by.Caller), id)
 	if err != nil {
 		t.Fatalf("read key %s: %v", id, err)
 	}
@@ -247,12 +251,15 @@ func (w *world) key(t fataler, by commands.By, id domain.KeyID) *projections.Key
 // verdict verifies a secret as an organization.
 func (r *replica) verdict(t fataler, by commands.By, secret domain.Secret) projections.Verdict {
 	t.Helper()
-	v, err := r.verifier.Verify(context.Background(), projections.VerifyRequest{Organization: by.Caller.OrganizationID, Secret: secret.Reveal()})
+	v, err := r.verifier.Verify(context.Background(), projections.VerifyRequest{Reach: projections.ReachOf(by.Caller), Secret: secret.Reveal()})
 	if err != nil {
 		t.Fatalf("verify: %v", err)
 	}
 	return v
 }
+
+// atOnce is the grace of a rotation that ends the old key now.
+var atOnce = new(time.Duration(0))
 
 func wantCode(t fataler, what string, err error, want domain.Code) {
 	t.Helper()

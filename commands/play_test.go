@@ -48,9 +48,13 @@ var actions = []kind{
 	{"first use", 3, (*play).firstUse},
 	{"claim", 4, (*play).claim},
 	{"revoke", 3, (*play).revoke},
+	{"leak", 1, (*play).leak},
 	{"environment", 1, (*play).environment},
 	{"project", 1, (*play).project},
 	{"organization", 1, (*play).organization},
+	{"policy", 2, (*play).policy},
+	{"delete", 2, (*play).delete},
+	{"surfaces", 1, (*play).surfaces},
 }
 
 var drawAction = rapid.Custom(func(t *rapid.T) action {
@@ -157,7 +161,15 @@ func (p *play) do(t fataler, r *replica, a action) {
 // expected are the refusals that a sequence of sound requests can meet.
 var expected = map[domain.Code]bool{
 	domain.CodeKeyNotActive: true, domain.CodeRotationInProgress: true, domain.CodeTooManyInGrace: true,
-	domain.CodeNoRotation: true, domain.CodeVersionConflict: true, domain.CodeValidation: true,
+	domain.CodeNoRotation: true, domain.CodeVersionConflict: true, domain.CodeValidation: true, domain.CodeProjectNotEmpty: true,
+}
+
+// gone forgives that a project was deleted by somebody else since it was picked.
+func (p *play) gone(err error) error {
+	if !p.alone && domain.CodeOf(err) == domain.CodeNotFound {
+		return nil
+	}
+	return err
 }
 
 // pick takes one of what there is. Small numbers, which rapid draws most, take what is new: there is the life.
@@ -180,7 +192,8 @@ func add[T any](p *play, to *[]T, value T) {
 
 func (p *play) create(r *replica, a action) (bool, error) {
 	at, _ := pick(p, a, &p.places)
-	return p.createIn(r, at, a)
+	happened, err := p.createIn(r, at, a)
+	return happened, p.gone(err)
 }
 
 func (p *play) createIn(r *replica, at place, a action) (bool, error) {
@@ -212,7 +225,7 @@ func (p *play) hook(key *projections.Key, secret webhook.Secret) {
 
 func (p *play) update(r *replica, a action) (bool, error) {
 	k, _ := pick(p, a, &p.keys)
-	before, err := r.reader.Key(context.Background(), k.by.Caller.OrganizationID, k.id)
+	before, err := r.reader.Key(context.Background(), projections.ReachOf(k.by.Caller), k.id)
 	if err != nil {
 		return false, err
 	}
@@ -240,7 +253,7 @@ func (p *play) update(r *replica, a action) (bool, error) {
 
 func (p *play) rotate(r *replica, a action) (bool, error) {
 	k, _ := pick(p, a, &p.keys)
-	rotated, err := r.RotateKey(context.Background(), k.by, commands.RotateKey{KeyID: k.id, Grace: a.Grace, Supersede: a.Flag})
+	rotated, err := r.RotateKey(context.Background(), k.by, commands.RotateKey{KeyID: k.id, Grace: &a.Grace, Supersede: a.Flag})
 	if err != nil {
 		return false, err
 	}
@@ -325,7 +338,7 @@ func (p *play) claim(r *replica, a action) (bool, error) {
 	if !ok {
 		return false, nil
 	}
-	presented, err := r.reader.Key(context.Background(), w.by.Caller.OrganizationID, w.from)
+	presented, err := r.reader.Key(context.Background(), projections.ReachOf(w.by.Caller), w.from)
 	if err != nil {
 		return false, err
 	}
@@ -342,7 +355,7 @@ func (p *play) claim(r *replica, a action) (bool, error) {
 
 func (p *play) revoke(r *replica, a action) (bool, error) {
 	k, _ := pick(p, a, &p.keys)
-	before, err := r.reader.Key(context.Background(), k.by.Caller.OrganizationID, k.id)
+	before, err := r.reader.Key(context.Background(), projections.ReachOf(k.by.Caller), k.id)
 	if err != nil {
 		return false, err
 	}
@@ -356,29 +369,10 @@ func (p *play) revoke(r *replica, a action) (bool, error) {
 	return true, nil
 }
 
-func (p *play) environment(r *replica, a action) (bool, error) {
-	at, _ := pick(p, a, &p.places)
-	_, err := r.CreateEnvironment(context.Background(), at.by, at.id, sprintf("env-%d", a.Pick%5))
-	return err == nil, err
-}
-
-func (p *play) project(r *replica, a action) (bool, error) {
-	at, _ := pick(p, a, &p.places)
-	project, err := r.CreateProject(context.Background(), at.by, "", "app", "")
-	if err != nil {
-		return false, err
-	}
-	add(p, &p.places, place{at.by, project.ID})
-	return true, nil
-}
-
-func (p *play) organization(r *replica, _ action) (bool, error) {
-	tenant, err := r.CreateOrganization(context.Background(), p.root, "acme")
-	if err != nil {
-		return false, err
-	}
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.settle(commands.By{Caller: tenant.Key.Caller()}, tenant)
-	return true, nil
+// leak reports a key whose secret was found somewhere.
+func (p *play) leak(r *replica, a action) (bool, error) {
+	k, _ := pick(p, a, &p.keys)
+	leak := commands.Leak{Secret: k.secret.Reveal(), Source: "test", URL: sprintf("https://example.com/%d", a.Pick%3)}
+	outcomes, err := r.ReportLeaks(context.Background(), "", []commands.Leak{leak})
+	return err == nil && outcomes[0].Known, err
 }

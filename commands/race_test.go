@@ -62,10 +62,10 @@ func write(r *replica, by commands.By, key domain.KeyID, i int) error {
 	case 0:
 		return r.RevokeKey(ctx, by, key, "lost")
 	case 1:
-		_, err := r.RotateKey(ctx, by, commands.RotateKey{KeyID: key, Grace: time.Hour})
+		_, err := r.RotateKey(ctx, by, commands.RotateKey{KeyID: key, Grace: new(time.Hour)})
 		return err
 	case 2:
-		_, err := r.RotateKey(ctx, by, commands.RotateKey{KeyID: key})
+		_, err := r.RotateKey(ctx, by, commands.RotateKey{KeyID: key, Grace: atOnce})
 		return err
 	default:
 		_, _, err := r.UpdateKey(ctx, by, domain.UpdateKey{KeyID: key, Name: domain.ChangeTo(fmt.Sprint("writer ", i))})
@@ -80,12 +80,12 @@ func TestExpectedVersion(t *testing.T) {
 	key := w.create(t, by, commands.CreateKey{ProjectID: tenant.Key.ProjectID}).Key
 	for version, want := range map[int64]domain.Code{0: domain.CodeVersionConflict, 2: domain.CodeVersionConflict, -1: domain.CodeVersionConflict} {
 		by.Expected = &version
-		_, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID})
+		_, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID, Grace: atOnce})
 		wantCode(t, fmt.Sprint("version ", version), err, want)
 	}
 	version := key.Version
 	by.Expected = &version
-	if _, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID}); err != nil {
+	if _, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.ID, Grace: atOnce}); err != nil {
 		t.Error(err)
 	}
 }
@@ -118,7 +118,7 @@ func TestG1RevokedMeansRevoked(t *testing.T) {
 			}
 		} else {
 			want = projections.CodeGraceExpired
-			if _, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.Key.ID}); err != nil {
+			if _, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.Key.ID, Grace: atOnce}); err != nil {
 				t.Fatal(err)
 			}
 		}
@@ -150,7 +150,7 @@ func hammer(ctx context.Context, t *testing.T, r *replica, by commands.By, curre
 			continue
 		}
 		answered := k.answered.Load()
-		v, err := r.verifier.Verify(context.Background(), projections.VerifyRequest{Organization: by.Caller.OrganizationID, Secret: k.secret.Reveal()})
+		v, err := r.verifier.Verify(context.Background(), projections.VerifyRequest{Reach: projections.ReachOf(by.Caller), Secret: k.secret.Reveal()})
 		if err != nil {
 			t.Error(err)
 			return
@@ -218,11 +218,11 @@ func TestG1RevokeWinsAgainstCommandsDecidedAhead(t *testing.T) {
 	by, tenant := w.root(t)
 	for _, ahead := range []func(id domain.KeyID) error{
 		func(id domain.KeyID) error {
-			_, err := w.RotateKey(context.Background(), by, commands.RotateKey{KeyID: id, Grace: time.Hour})
+			_, err := w.RotateKey(context.Background(), by, commands.RotateKey{KeyID: id, Grace: new(time.Hour)})
 			return err
 		},
 		func(id domain.KeyID) error {
-			_, err := w.RotateKey(context.Background(), by, commands.RotateKey{KeyID: id})
+			_, err := w.RotateKey(context.Background(), by, commands.RotateKey{KeyID: id, Grace: atOnce})
 			return err
 		},
 	} {

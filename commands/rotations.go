@@ -15,7 +15,7 @@ import (
 // RotateKey asks for the next generation of a key.
 type RotateKey struct {
 	KeyID     domain.KeyID
-	Grace     time.Duration
+	Grace     *time.Duration // nil: what the project's policy says, or an hour
 	Supersede bool
 }
 
@@ -25,13 +25,14 @@ type RotatedKey struct {
 	ProjectID domain.ProjectID
 	Settings  domain.Settings
 	CreatedAt time.Time
+	Version   int64 // of the lineage
 	Secret    domain.Secret
 }
 
 // RotateKey makes the next generation. Its answer acknowledges it: the old key has its grace from now.
 func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey, error) {
 	var out RotatedKey
-	lineage, err := s.cfg.Reader.LineageOf(ctx, by.Caller.OrganizationID, c.KeyID)
+	lineage, project, err := s.cfg.Reader.LineageOf(ctx, by.reach(), c.KeyID)
 	if err != nil {
 		return out, err
 	}
@@ -40,20 +41,25 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerManual,
 		Grace: c.Grace, Supersede: c.Supersede, Caller: by.Caller, Mint: s.mint(&out.Secret),
 	}
-	records, err := s.onLineage(ctx, by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	outcome := func(events []domain.Event) (RotatedKey, error) {
+		rotated, event, err := find[domain.Rotated](events)
+		out.Rotated, out.CreatedAt, out.Version = rotated, event.OccurredAt, event.Version
+		return out, err
+	}
+	command := lineageCommand(by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		out.Settings, out.ProjectID = l.Settings, l.ProjectID
 		return l.Rotate(rotate, now)
-	}, nil)
+	}, keeping(s, by, nil, outcome))
+	records, err := s.cfg.Store.Execute(ctx, withPolicy(command, project, &rotate.Policy))
 	if err != nil {
 		return RotatedKey{}, err
 	}
-	rotated, event, err := find[domain.Rotated](eventstore.EventsOf(records))
+	made, err := outcome(eventstore.EventsOf(records))
 	if err != nil {
 		return RotatedKey{}, err
 	}
-	out.Rotated, out.CreatedAt = rotated, event.OccurredAt
-	s.cfg.Reader.Owned(rotated.KeyID, event.OrganizationID, lineage)
-	return out, nil
+	s.cfg.Reader.Owned(made.Rotated.KeyID, by.Caller.OrganizationID, lineage, project)
+	return made, nil
 }
 
 // Sweep carries out work whose time has come, joined, and returns the outcome of each piece. What is not due any more
@@ -166,7 +172,8 @@ type ClaimedKey struct {
 // the rotation, and whoever comes second finds nothing.
 func (s *Service) ClaimSuccessor(ctx context.Context, by By, presented *projections.Key) (ClaimedKey, error) {
 	none := domain.Refuse(domain.CodeNoRotation, "no successor waits for this key")
-	rotation, endpoint, err := s.cfg.Reader.WaitingRotation(ctx, presented.LineageID)
+	// A key fetches its own successor also if it is limited to other projects than its own.
+	rotation, endpoint, err := s.cfg.Reader.WaitingRotation(ctx, projections.Reach{Organization: presented.OrganizationID}, presented.LineageID)
 	if err != nil || rotation == "" || endpoint != "" || presented.State != domain.GenerationActive {
 		return ClaimedKey{}, cmp.Or[error](err, none)
 	}
@@ -174,15 +181,19 @@ func (s *Service) ClaimSuccessor(ctx context.Context, by By, presented *projecti
 	if err != nil || secret.IsZero() {
 		return ClaimedKey{}, cmp.Or[error](err, none)
 	}
-	records, err := s.onLineage(ctx, by, presented.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+	outcome := func(events []domain.Event) (ClaimedKey, error) {
+		acknowledged, _, err := find[domain.RotationAcknowledged](events)
+		return ClaimedKey{Acknowledged: acknowledged, Secret: secret}, err
+	}
+	own := By{Caller: domain.System(), Actor: domain.Actor(presented.ID), RequestID: by.RequestID}
+	records, err := s.onLineage(ctx, own, presented.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Acknowledge(rotation, domain.AckClaim, now)
-	}, nil)
+	}, keeping(s, by, nil, outcome))
 	if err != nil {
 		return ClaimedKey{}, err
 	}
-	acknowledged, _, err := find[domain.RotationAcknowledged](eventstore.EventsOf(records))
-	if err != nil {
+	if len(records) == 0 { // somebody else was first
 		return ClaimedKey{}, none
 	}
-	return ClaimedKey{Acknowledged: acknowledged, Secret: secret}, nil
+	return outcome(eventstore.EventsOf(records))
 }

@@ -26,7 +26,7 @@ func TestRotateKey(t *testing.T) {
 	t.Run("Answer", func(t *testing.T) {
 		old := w.create(t, by, commands.CreateKey{ProjectID: project, Name: "ci", Scopes: domain.Scopes{"a"}, ExpiresAt: w.clock.in(24 * time.Hour)})
 		w.clock.step(time.Minute)
-		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID, Grace: time.Hour})
+		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID, Grace: new(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -36,7 +36,7 @@ func TestRotateKey(t *testing.T) {
 				RotationID: r.RotationID, Trigger: domain.TriggerManual, PreviousKeyID: old.Key.ID, KeyID: r.KeyID, Generation: 2,
 				SecretFacts: domain.FactsOf(rotated.Secret), GraceSeconds: 3600, Acknowledged: domain.AckAnswer, GraceExpiresAt: &end,
 			},
-			ProjectID: project, CreatedAt: w.clock.Now(),
+			ProjectID: project, CreatedAt: w.clock.Now(), Version: 2,
 			Settings: domain.Settings{Name: "ci", Scopes: domain.Scopes{"a"}, ExpiresAt: old.Key.ExpiresAt, GraceSeconds: 3600},
 		}
 		if diff := cmp.Diff(want, rotated, cmp.Comparer(func(a, b domain.Secret) bool { return true })); diff != "" {
@@ -57,7 +57,7 @@ func TestRotateKey(t *testing.T) {
 
 	t.Run("GraceZeroEndsTheOldKeyNow", func(t *testing.T) {
 		old := w.create(t, by, commands.CreateKey{ProjectID: project})
-		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID})
+		rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID, Grace: atOnce})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -71,12 +71,12 @@ func TestRotateKey(t *testing.T) {
 
 	t.Run("Refuses", func(t *testing.T) {
 		old := w.create(t, by, commands.CreateKey{ProjectID: project})
-		next, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID, Grace: time.Hour})
+		next, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: old.Key.ID, Grace: new(time.Hour)})
 		if err != nil {
 			t.Fatal(err)
 		}
 		rotate := func(id domain.KeyID, grace time.Duration) error {
-			rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: id, Grace: grace})
+			rotated, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: id, Grace: &grace})
 			if err != nil && (!rotated.Secret.IsZero() || rotated.ProjectID != "" || rotated.Settings.Name != "") {
 				t.Error("a refusal gave something away")
 			}
@@ -91,7 +91,7 @@ func TestRotateKey(t *testing.T) {
 		wantCode(t, "grace over a month", rotate(next.Rotated.KeyID, domain.MaxGrace+1), domain.CodeValidation)
 		id := next.Rotated.KeyID
 		for range domain.MaxInGrace - 1 {
-			again, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: id, Grace: time.Hour})
+			again, err := w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: id, Grace: new(time.Hour)})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -126,7 +126,7 @@ func TestSweep(t *testing.T) {
 	if v := w.verdict(t, by, key.Secret); v.Status != domain.StatusActive {
 		t.Errorf("G2: the old key is %s before the acknowledgment", v.Status)
 	}
-	_, err = w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.Key.ID, Grace: time.Minute})
+	_, err = w.RotateKey(t.Context(), by, commands.RotateKey{KeyID: key.Key.ID, Grace: new(time.Minute)})
 	wantCode(t, "rotating while one waits", err, domain.CodeRotationInProgress)
 
 	// While it waits, nothing is due, however late it is.
@@ -327,7 +327,7 @@ func TestFirstUse(t *testing.T) {
 	}
 	until(t, "the rotation is acknowledged", func() bool { return w.key(t, by, pending.ID).State == domain.GenerationActive })
 	until(t, "all are done", func() bool { return w.FirstUses() == 0 })
-	history, err := w.reader.History(t.Context(), key.Key.LineageID, 0, 100)
+	history, err := w.reader.History(t.Context(), projections.ReachOf(by.Caller), key.Key.LineageID, 0, 100)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -45,8 +45,10 @@ type By struct {
 	Caller    domain.Caller
 	Actor     domain.Actor // only for rekey's own work; else it is the caller's key
 	RequestID string
-	// Expected, if not nil, is the version of the lineage that the caller has seen.
+	// Expected, if not nil, is the version that the caller has seen of what it changes: a lineage, a project or an organization.
 	Expected *int64
+	// Answer, if not nil, is kept with what the command does.
+	Answer *Answer
 }
 
 func (b By) actor() domain.Actor {
@@ -55,6 +57,18 @@ func (b By) actor() domain.Actor {
 	}
 	return domain.Actor(b.Caller.KeyID)
 }
+
+// reaches is the second wall behind the lookup that led to the lineage: whatever let the id through, a lineage of another
+// organization, or of a project out of the caller's reach, is not found. Rekey's own work reaches all.
+func (b By) reaches(l *domain.Lineage) bool {
+	if b.Actor != "" && b.Caller.OrganizationID == "" {
+		return true
+	}
+	return l.OrganizationID == b.Caller.OrganizationID && b.Caller.MayUseProject(l.ProjectID)
+}
+
+// reach is how far the reads go that lead to a command.
+func (b By) reach() projections.Reach { return projections.ReachOf(b.Caller) }
 
 // System is By for work that rekey does by itself.
 func System(actor domain.Actor) By { return By{Caller: domain.System(), Actor: actor} }

@@ -52,14 +52,26 @@ func (s *Service) createTenant(ctx context.Context, by By, name, project, keyNam
 		out.Secret = *given
 		create.Mint = func(string, string) (domain.Secret, error) { return *given, nil }
 	}
+	outcome := func(events []domain.Event) (NewTenant, error) {
+		organization, event, err := find[domain.OrganizationCreated](events)
+		if err != nil {
+			return NewTenant{}, err
+		}
+		out.Name, out.CreatedAt = organization.Name, event.OccurredAt
+		_, event, err = find[domain.Created](events)
+		out.Key = projections.CreatedKey(event)
+		return out, err
+	}
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
-		Actor: by.actor(), RequestID: by.RequestID,
+		Actor: by.actor(), RequestID: by.RequestID, Attach: keeping(s, by, nil, outcome),
 		Decide: func(_ eventstore.View, now time.Time) ([]domain.Decided, error) {
 			tenant, err := domain.CreateOrganization(out.OrganizationID, name)
 			if err != nil {
 				return nil, err
 			}
-			first, err := domain.CreateProject(out.OrganizationID, projectID, project, "", environmentID)
+			first, err := domain.CreateProject(domain.NewProject{
+				ID: projectID, OrganizationID: out.OrganizationID, EnvironmentID: environmentID, Name: project,
+			})
 			if err != nil {
 				return nil, err
 			}
@@ -70,14 +82,7 @@ func (s *Service) createTenant(ctx context.Context, by By, name, project, keyNam
 	if err != nil {
 		return NewTenant{}, err
 	}
-	organization, event, err := find[domain.OrganizationCreated](eventstore.EventsOf(records))
-	if err != nil {
-		return NewTenant{}, err
-	}
-	out.Name, out.CreatedAt = organization.Name, event.OccurredAt
-	_, event, err = find[domain.Created](eventstore.EventsOf(records))
-	out.Key = projections.CreatedKey(event)
-	return out, err
+	return outcome(eventstore.EventsOf(records))
 }
 
 // folded is the project that decided events will make, for decisions within the same command.
@@ -91,34 +96,31 @@ func folded(decided []domain.Decided) *domain.Project {
 	return &p
 }
 
-// CreateProject makes a project with the environment live. An operator may name another organization, to set it up.
-func (s *Service) CreateProject(ctx context.Context, by By, organization domain.OrganizationID, name, brand string) (*projections.Project, error) {
-	if organization == "" {
-		organization = by.Caller.OrganizationID
-	}
+// UpdateOrganization edits an organization: the caller's own, or for an operator any.
+func (s *Service) UpdateOrganization(ctx context.Context, by By, c domain.UpdateOrganization) (*projections.Organization, error) {
 	none := domain.NotFound("organization")
-	if !domain.ValidID(domain.PrefixOrganization, string(organization)) {
+	if c.ID != by.Caller.OrganizationID && !by.Caller.Operator || !domain.ValidID(domain.PrefixOrganization, string(c.ID)) {
 		return nil, none
 	}
-	id := newID[domain.ProjectID](s, domain.PrefixProject)
-	environment := newID[domain.EnvironmentID](s, domain.PrefixEnvironment)
-	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
-		Reads: []string{string(organization)}, Actor: by.actor(), RequestID: by.RequestID,
+	c.Caller = by.Caller
+	_, err := s.cfg.Store.Execute(ctx, eventstore.Command{
+		Writes: []string{string(c.ID)}, Expected: by.Expected, Actor: by.actor(), RequestID: by.RequestID,
 		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) {
-			_, err := view.Organization(organization)
-			if err != nil || organization != by.Caller.OrganizationID && !by.Caller.Operator {
+			organization, err := view.Organization(c.ID)
+			if err != nil {
 				return nil, none
 			}
-			return domain.CreateProject(organization, id, name, brand, environment)
+			return organization.Update(c)
 		},
 	})
 	if err != nil {
 		return nil, err
 	}
-	created, event, err := find[domain.ProjectCreated](eventstore.EventsOf(records))
-	return &projections.Project{
-		ID: id, OrganizationID: organization, Name: created.Name, Brand: created.Brand, CreatedAt: event.OccurredAt,
-	}, err
+	organization, err := s.cfg.Reader.Organization(ctx, c.ID)
+	if err != nil {
+		return nil, unread("organization", err)
+	}
+	return organization, nil
 }
 
 // CreateEnvironment adds an environment to a project.
@@ -127,8 +129,14 @@ func (s *Service) CreateEnvironment(ctx context.Context, by By, project domain.P
 		return nil, noProject()
 	}
 	id := newID[domain.EnvironmentID](s, domain.PrefixEnvironment)
+	outcome := func(events []domain.Event) (*projections.Environment, error) {
+		created, event, err := find[domain.EnvironmentCreated](events)
+		return &projections.Environment{
+			ID: id, OrganizationID: event.OrganizationID, ProjectID: project, Name: created.Name, CreatedAt: event.OccurredAt,
+		}, err
+	}
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
-		Writes: []string{string(project)}, Actor: by.actor(), RequestID: by.RequestID,
+		Writes: []string{string(project)}, Actor: by.actor(), RequestID: by.RequestID, Attach: keeping(s, by, nil, outcome),
 		Decide: func(view eventstore.View, _ time.Time) ([]domain.Decided, error) {
 			p, err := projectOf(view, by.Caller, project)
 			if err != nil {
@@ -140,8 +148,5 @@ func (s *Service) CreateEnvironment(ctx context.Context, by By, project domain.P
 	if err != nil {
 		return nil, err
 	}
-	created, event, err := find[domain.EnvironmentCreated](eventstore.EventsOf(records))
-	return &projections.Environment{
-		ID: id, OrganizationID: event.OrganizationID, ProjectID: project, Name: created.Name, CreatedAt: event.OccurredAt,
-	}, err
+	return outcome(eventstore.EventsOf(records))
 }

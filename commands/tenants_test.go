@@ -102,7 +102,7 @@ func TestOperatorMayCreateButNotRead(t *testing.T) {
 	w := setup(t)
 	root, _ := w.root(t)
 	by, tenant := w.tenant(t, root)
-	project, err := w.CreateProject(t.Context(), root, tenant.OrganizationID, "second", "brand")
+	project, err := w.CreateProject(t.Context(), root, commands.CreateProject{OrganizationID: tenant.OrganizationID, Name: "second", Brand: "brand"})
 	if err != nil || project.OrganizationID != tenant.OrganizationID {
 		t.Fatalf("got %+v, %v", project, err)
 	}
@@ -120,13 +120,13 @@ func TestOperatorMayCreateButNotRead(t *testing.T) {
 		t.Errorf("for the operator it is %s", v.Code)
 	}
 	for what, err := range map[string]error{
-		"read":   ignore(w.reader.Key(t.Context(), root.Caller.OrganizationID, created.Key.ID)),
+		"read":   ignore(w.reader.Key(t.Context(), projections.ReachOf(root.Caller), created.Key.ID)),
 		"revoke": w.RevokeKey(t.Context(), root, created.Key.ID, ""),
 		"rotate": ignore(w.RotateKey(t.Context(), root, commands.RotateKey{KeyID: created.Key.ID})),
 	} {
 		wantCode(t, what, err, domain.CodeNotFound)
 	}
-	keys, err := w.reader.Keys(t.Context(), projections.KeyList{Organization: root.Caller.OrganizationID, Project: project.ID, Limit: 10})
+	keys, err := w.reader.Keys(t.Context(), projections.KeyList{Reach: projections.ReachOf(root.Caller), Project: project.ID, Limit: 10})
 	if err != nil || len(keys) != 0 {
 		t.Errorf("the operator listed %d keys, %v", len(keys), err)
 	}
@@ -139,11 +139,11 @@ func TestCreateProjectAndEnvironment(t *testing.T) {
 	w := setup(t)
 	root, _ := w.root(t)
 	by, tenant := w.tenant(t, root)
-	project, err := w.CreateProject(t.Context(), by, "", " App ", "")
+	project, err := w.CreateProject(t.Context(), by, commands.CreateProject{Name: " App "})
 	if err != nil {
 		t.Fatal(err)
 	}
-	rows, err := w.reader.Projects(t.Context(), tenant.OrganizationID, projections.Page{ID: string(project.ID), Limit: 1})
+	rows, err := w.reader.Projects(t.Context(), projections.Reach{Organization: tenant.OrganizationID}, projections.Page{ID: string(project.ID), Limit: 1})
 	if err != nil || len(rows) != 1 {
 		t.Fatalf("got %v, %v", rows, err)
 	}
@@ -155,7 +155,7 @@ func TestCreateProjectAndEnvironment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	environments, err := w.reader.Environments(t.Context(), tenant.OrganizationID, project.ID, projections.Page{Limit: 10})
+	environments, err := w.reader.Environments(t.Context(), projections.Reach{Organization: tenant.OrganizationID}, project.ID, projections.Page{Limit: 10})
 	if err != nil || len(environments) != 2 || environments[0].Name != "live" {
 		t.Fatalf("got %v, %v", environments, err)
 	}
@@ -166,10 +166,10 @@ func TestCreateProjectAndEnvironment(t *testing.T) {
 		err  error
 		want domain.Code
 	}{
-		"project without a name":  {ignore(w.CreateProject(t.Context(), by, "", "", "")), domain.CodeValidation},
-		"bad brand":               {ignore(w.CreateProject(t.Context(), by, "", "x", "UPPER")), domain.CodeValidation},
-		"brand with underscore":   {ignore(w.CreateProject(t.Context(), by, "", "x", "a_b")), domain.CodeValidation},
-		"organization with a NUL": {ignore(w.CreateProject(t.Context(), root, "org_\x00", "x", "")), domain.CodeNotFound},
+		"project without a name":  {ignore(w.CreateProject(t.Context(), by, commands.CreateProject{})), domain.CodeValidation},
+		"bad brand":               {ignore(w.CreateProject(t.Context(), by, commands.CreateProject{Name: "x", Brand: "UPPER"})), domain.CodeValidation},
+		"brand with underscore":   {ignore(w.CreateProject(t.Context(), by, commands.CreateProject{Name: "x", Brand: "a_b"})), domain.CodeValidation},
+		"organization with a NUL": {ignore(w.CreateProject(t.Context(), root, commands.CreateProject{OrganizationID: "org_\x00", Name: "x"})), domain.CodeNotFound},
 		"environment twice":       {ignore(w.CreateEnvironment(t.Context(), by, project.ID, "test")), domain.CodeValidation},
 		"bad environment":         {ignore(w.CreateEnvironment(t.Context(), by, project.ID, "a b")), domain.CodeValidation},
 		"project with a NUL":      {ignore(w.CreateEnvironment(t.Context(), by, "proj_\x00", "x")), domain.CodeNotFound},
@@ -178,7 +178,7 @@ func TestCreateProjectAndEnvironment(t *testing.T) {
 		wantCode(t, what, c.err, c.want)
 	}
 	// The brand and the environment stand in the secret.
-	branded, err := w.CreateProject(t.Context(), by, "", "branded", "acme")
+	branded, err := w.CreateProject(t.Context(), by, commands.CreateProject{Name: "branded", Brand: "acme"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,8 @@ import (
 	"github.com/rekeyhq/rekey/projections"
 )
 
+const liveInDeleted = "live keys in deleted projects"
+
 // none are questions to the database whose answer must be nothing, whatever was commanded.
 var none = map[string]string{
 	"positions that are not 1..n": `SELECT count(*) FROM (SELECT position, row_number() OVER (ORDER BY position) AS n FROM events WHERE lane = 1) p
@@ -26,6 +28,8 @@ var none = map[string]string{
 	"secrets that wait for no rotation, or rotations without their secret": `SELECT count(*) FROM pending_secrets s
 		FULL JOIN (SELECT * FROM rotations WHERE state IN ('delivering', 'stalled')) r ON r.id = s.rotation_id
 		WHERE s.key_id IS DISTINCT FROM r.to_key_id`,
+	liveInDeleted: `SELECT count(*) FROM keys k JOIN projects p ON p.id = k.project_id
+		WHERE p.deleted_at IS NOT NULL AND k.state IN ('pending', 'active', 'grace')`,
 	"endpoints without a signing secret, or the reverse": `SELECT count(*) FROM webhook_endpoints e
 		FULL JOIN endpoint_secrets s ON s.endpoint_id = e.id WHERE e.id IS NULL OR s.endpoint_id IS NULL`,
 }
@@ -96,7 +100,7 @@ func (p *play) assertSecrets(t fataler) {
 			continue
 		}
 		r := p.replicas[i%len(p.replicas)]
-		v, err := r.verifier.Verify(ctx, projections.VerifyRequest{Organization: k.by.Caller.OrganizationID, Secret: k.secret.Reveal()})
+		v, err := r.verifier.Verify(ctx, projections.VerifyRequest{Reach: projections.ReachOf(k.by.Caller), Secret: k.secret.Reveal()})
 		if err != nil || v.Key == nil || v.Key.ID != k.id {
 			t.Errorf("the secret of key %s finds %+v, %v", k.id, v.Key, err)
 		}

@@ -28,6 +28,21 @@ func (c Caller) Require(scope string) error {
 		With("required_scope", scope)
 }
 
+// ResourceProject is the kind of resource that limits a key, on rekey's own API, to named projects and their keys.
+const ResourceProject = "project"
+
+// MayUseProject reports whether the caller's key reaches a project, as far as its own limits go. Whose project it is must
+// be asked beside it. System, and a key that is not limited to projects, reach all.
+func (c Caller) MayUseProject(id ProjectID) bool {
+	return c.Resources.Allow(ResourceProject, string(id))
+}
+
+// LimitedToProjects reports whether the caller's key reaches named projects only.
+func (c Caller) LimitedToProjects() bool {
+	_, limited := c.Resources[ResourceProject]
+	return limited
+}
+
 // cutDown fills what a request left open with the caller's own rights: a key made without naming scopes gets all that
 // its maker holds, and no more.
 func (c Caller) cutDown(s *Settings) {
@@ -49,10 +64,7 @@ func (c Caller) covers(s Settings, operator bool) error {
 		return escalation("operator", "is a right that your key does not hold", "use a key with the operator right")
 	}
 	if scope, missing := c.Scopes.Missing(s.Scopes); missing {
-		if len(scope) >= MinSecretLength { // long enough for a secret that was put there by mistake
-			scope = "one"
-		}
-		return escalation("scopes", fmt.Sprintf("include %s, which your key does not hold", scope), "name only scopes that your own key holds")
+		return escalation("scopes", fmt.Sprintf("include %s, which your key does not hold", shownScope(scope)), "name only scopes that your own key holds")
 	}
 	if !c.Resources.Covers(s.Resources) {
 		return escalation("resources", "reach further than those of your key", "limit each kind to resources that your own key may use")
@@ -61,6 +73,12 @@ func (c Caller) covers(s Settings, operator bool) error {
 		return escalation("expires_at", "is later than your own key's", "choose a time up to "+c.ExpiresAt.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// Covers reports whether the caller may do everything that another one may: then it gains nothing by acting as that one.
+func (c Caller) Covers(other Caller) bool {
+	held := Settings{Scopes: other.Scopes, Resources: other.Resources, ExpiresAt: other.ExpiresAt}
+	return c.OrganizationID == other.OrganizationID && c.covers(held, other.Operator) == nil
 }
 
 func escalation(field, message, remedy string) *Error {

@@ -16,7 +16,7 @@ type codec struct {
 }
 
 var codecs = map[Type]codec{
-	TypeCreated:              {1, decodeAs[Created], nil},
+	TypeCreated:              {2, decodeAs[Created], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
 	TypeUpdated:              {1, decodeAs[Updated], nil},
 	TypeRotated:              {1, decodeAs[Rotated], nil},
 	TypeRotationAcknowledged: {1, decodeAs[RotationAcknowledged], nil},
@@ -25,8 +25,12 @@ var codecs = map[Type]codec{
 	TypeGraceExpired:         {1, decodeAs[GraceExpired], nil},
 	TypeExpired:              {1, decodeAs[Expired], nil},
 	TypeRevoked:              {1, decodeAs[Revoked], nil},
+	TypeLeakReported:         {1, decodeAs[LeakReported], nil},
 	TypeOrganizationCreated:  {1, decodeAs[OrganizationCreated], nil},
-	TypeProjectCreated:       {1, decodeAs[ProjectCreated], nil},
+	TypeOrganizationUpdated:  {1, decodeAs[OrganizationUpdated], nil},
+	TypeProjectCreated:       {2, decodeAs[ProjectCreated], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
+	TypeProjectUpdated:       {1, decodeAs[ProjectUpdated], nil},
+	TypeProjectDeleted:       {1, decodeAs[ProjectDeleted], nil},
 	TypeEnvironmentCreated:   {1, decodeAs[EnvironmentCreated], nil},
 	TypeEndpointCreated:      {1, decodeAs[EndpointCreated], nil},
 }
@@ -36,6 +40,9 @@ func decodeAs[P Payload](raw json.RawMessage) (Payload, error) {
 	err := json.Unmarshal(raw, &p)
 	return p, err
 }
+
+// fieldsAdded takes a payload to a revision that only has more fields, whose absence means what it always meant.
+func fieldsAdded(raw json.RawMessage) (json.RawMessage, error) { return raw, nil }
 
 // Encode returns the wire form of a payload and its revision.
 func Encode(p Payload) (raw json.RawMessage, revision int, err error) {

@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"fmt"
 	"slices"
 	"time"
 )
@@ -17,34 +16,29 @@ type CreateKey struct {
 	Caller      Caller
 	// Mint makes the secret once brand and environment are known.
 	Mint func(brand, environment string) (Secret, error)
+	// Given, if not nil, is what is known of a secret that another system issued; then none is made.
+	Given *SecretFacts
 }
 
 // CreateKeyIn decides a new lineage in a project.
 func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Decided, error) {
+	if err := p.gone(); err != nil {
+		return nil, err
+	}
 	environment, ok := p.environment(c.Environment)
 	if !ok {
 		return nil, NotFound("environment in this project")
 	}
-	settings := c.Settings
-	if settings.RotationIntervalSeconds != 0 && !c.GraceSet {
-		settings.GraceSeconds = int64(defaultGraceFor(seconds(settings.RotationIntervalSeconds)) / time.Second)
-	} else if !c.GraceSet {
-		settings.GraceSeconds = int64(DefaultGrace / time.Second)
-	}
-	c.Caller.cutDown(&settings)
-	settings, err := settings.validate(limits, now)
+	settings, err := p.settingsFor(c, limits, now)
 	if err != nil {
 		return nil, err
 	}
-	if err := c.Caller.covers(settings, c.Operator); err != nil {
-		return nil, err
-	}
-	secret, err := c.Mint(p.Brand, environment.Name)
+	facts, err := c.facts(p.Brand, environment.Name)
 	if err != nil {
 		return nil, err
 	}
 	created := Created{
-		KeyID: c.KeyID, SecretFacts: FactsOf(secret), EnvironmentID: environment.ID, Environment: environment.Name,
+		KeyID: c.KeyID, SecretFacts: facts, Imported: c.Given != nil, EnvironmentID: environment.ID, Environment: environment.Name,
 		Brand: p.Brand, Settings: settings, Operator: c.Operator,
 		NextRotationAt: firstSlot(c.LineageID, settings, now),
 	}
@@ -59,6 +53,39 @@ func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Deci
 	return append(out, at), nil
 }
 
+// facts are those of the given secret, or of one that is made now.
+func (c CreateKey) facts(brand, environment string) (SecretFacts, error) {
+	if c.Given != nil {
+		return *c.Given, nil
+	}
+	secret, err := c.Mint(brand, environment)
+	if err != nil {
+		return SecretFacts{}, err
+	}
+	return FactsOf(secret), nil
+}
+
+// settingsFor is what a new key gets: what the request names, the rest from the caller's own rights and the project's
+// policy, and all of it within both.
+func (p *Project) settingsFor(c CreateKey, limits Limits, now time.Time) (Settings, error) {
+	settings := c.Settings
+	if !c.GraceSet {
+		settings.GraceSeconds = int64(p.Policy.defaultGrace(seconds(settings.RotationIntervalSeconds)) / time.Second)
+	}
+	c.Caller.cutDown(&settings)
+	if err := p.Policy.fill(&settings, c.Settings, now); err != nil {
+		return settings, err
+	}
+	settings, err := settings.validate(settingsFields, limits, now)
+	if err != nil {
+		return settings, err
+	}
+	if err := p.Policy.check(settings, settingsFields, now); err != nil {
+		return settings, err
+	}
+	return settings, c.Caller.covers(settings, c.Operator)
+}
+
 // firstSlot is the first interval rotation counted from now, or nil without an interval.
 func firstSlot(id LineageID, s Settings, now time.Time) *time.Time {
 	if s.RotationIntervalSeconds == 0 {
@@ -68,65 +95,16 @@ func firstSlot(id LineageID, s Settings, now time.Time) *time.Time {
 	return &at
 }
 
-// validate checks what a person may choose, field by field, and returns it in canonical form.
-func (s Settings) validate(limits Limits, now time.Time) (Settings, error) {
-	var err error
-	if s.Name, err = validateName("name", s.Name); err != nil {
-		return s, err
-	}
-	if s.Scopes, err = validateScopes("scopes", s.Scopes); err != nil {
-		return s, err
-	}
-	if s.Resources, err = validateResources("resources", s.Resources); err != nil {
-		return s, err
-	}
-	if s.Metadata, err = validateMetadata("metadata", s.Metadata); err != nil {
-		return s, err
-	}
-	if s.ExpiresAt != nil {
-		at := s.ExpiresAt.UTC().Truncate(time.Microsecond)
-		if !at.After(now) {
-			return s, InvalidField("expires_at", "is not in the future", "choose a later time, in RFC 3339 with an offset")
-		}
-		if at.Year() > 9999 { // JSON has no form for it
-			return s, InvalidField("expires_at", "is too far away", "leave it out for a key that does not expire")
-		}
-		s.ExpiresAt = &at
-	}
-	return s, s.validateRotation(limits)
-}
-
-func (s Settings) validateRotation(limits Limits) error {
-	// Compared as seconds: a huge number would overflow a duration. The interval comes first, because the grace may be
-	// one that was derived from it.
-	interval, least := s.RotationIntervalSeconds, max(1, int64(limits.MinRotationInterval/time.Second))
-	if interval != 0 && (interval < least || interval > int64(MaxRotationInterval/time.Second)) {
-		return InvalidField("rotation_interval_seconds", "is out of range",
-			fmt.Sprintf("choose at least %d seconds (REKEY_MIN_ROTATION_INTERVAL) and at most ten years", least))
-	}
-	if s.GraceSeconds < 0 || s.GraceSeconds > int64(MaxGrace/time.Second) {
-		return graceOutOfRange()
-	}
-	if interval != 0 && s.GraceSeconds >= interval {
-		return InvalidField("grace_period_seconds", "is not shorter than the rotation interval",
-			"choose less than the interval, or leave it out")
-	}
-	return nil
-}
-
-func graceOutOfRange() *Error {
-	return InvalidField("grace_period_seconds", "is out of range", "choose 0 to 2592000 (30 days)")
-}
-
 // RotateKey asks for the next generation.
 type RotateKey struct {
 	KeyID      KeyID // the generation that the caller takes for the active one
 	NewKeyID   KeyID
 	RotationID RotationID
 	Trigger    Trigger
-	Grace      time.Duration // of a manual rotation; interval rotations use the settings
-	Supersede  bool          // cancel a rotation that still waits for its receiver
+	Grace      *time.Duration // of a manual rotation, nil: by the policy; interval rotations use the settings
+	Supersede  bool           // cancel a rotation that still waits for its receiver
 	Caller     Caller
+	Policy     Policy // of the key's project; it binds manual rotations
 	Mint       func(brand, environment string) (Secret, error)
 }
 
@@ -137,8 +115,9 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	if c.Trigger == TriggerInterval && !l.rotationDue(now) {
 		return nil, nil
 	}
-	if c.Grace < 0 || c.Grace > MaxGrace {
-		return nil, graceOutOfRange()
+	grace, err := c.grace()
+	if err != nil {
+		return nil, err
 	}
 	if active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
 		return nil, l.notActive(c.KeyID)
@@ -146,11 +125,11 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	if err := c.Caller.covers(l.Settings, l.Operator); err != nil {
 		return nil, err
 	}
-	cancelled, err := l.supersede(c)
+	cancelled, err := l.supersede(c, grace)
 	if err != nil {
 		return nil, err
 	}
-	if free := l.graceFreeAt(); c.Grace > 0 && free.After(now) {
+	if free := l.graceFreeAt(); grace > 0 && free.After(now) {
 		return nil, Refuse(CodeTooManyInGrace, "%d older generations are still in grace", MaxInGrace).
 			With("possible_at", free.Format(time.RFC3339Nano))
 	}
@@ -158,8 +137,16 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	if err != nil {
 		return nil, err
 	}
-	rotated := l.rotated(c, FactsOf(secret), now)
+	rotated := l.rotated(c, grace, FactsOf(secret), now)
 	return append(cancelled, l.decided(rotated)), nil
+}
+
+// grace is the grace that begins with the rotation. That of an interval rotation begins later, when it is acknowledged.
+func (c RotateKey) grace() (time.Duration, error) {
+	if c.Trigger == TriggerInterval {
+		return 0, nil
+	}
+	return c.Policy.graceOf(c.Grace)
 }
 
 // rotationDue reports whether the sweep's idea of a due rotation still holds.
@@ -170,12 +157,12 @@ func (l *Lineage) rotationDue(now time.Time) bool {
 
 // supersede refuses while a rotation waits for its receiver, or cancels that one if the caller said so or wants the old
 // key gone at once.
-func (l *Lineage) supersede(c RotateKey) ([]Decided, error) {
+func (l *Lineage) supersede(c RotateKey, grace time.Duration) ([]Decided, error) {
 	waiting := l.WaitingRotation()
 	if waiting == nil {
 		return nil, nil
 	}
-	if !c.Supersede && c.Grace > 0 {
+	if !c.Supersede && grace > 0 {
 		return nil, Refuse(CodeRotationInProgress, "a rotation of this key waits for its receiver; send supersede=true to replace it").
 			With("rotation_id", waiting.ID)
 	}
@@ -184,15 +171,15 @@ func (l *Lineage) supersede(c RotateKey) ([]Decided, error) {
 	})}, nil
 }
 
-func (l *Lineage) rotated(c RotateKey, facts SecretFacts, now time.Time) Rotated {
+func (l *Lineage) rotated(c RotateKey, grace time.Duration, facts SecretFacts, now time.Time) Rotated {
 	r := Rotated{
 		RotationID: c.RotationID, Trigger: c.Trigger, PreviousKeyID: c.KeyID, KeyID: c.NewKeyID,
 		Generation: l.LastGeneration + 1, SecretFacts: facts, NextRotationAt: l.NextRotationAt,
 	}
 	if c.Trigger == TriggerManual {
-		deadline := l.graceEnd(now, c.Grace)
+		deadline := l.graceEnd(now, grace)
 		r.Acknowledged, r.GraceExpiresAt = AckAnswer, &deadline
-		r.GraceSeconds = int64(c.Grace / time.Second)
+		r.GraceSeconds = int64(grace / time.Second)
 		r.NextRotationAt = firstSlot(l.ID, l.Settings, now)
 		return r
 	}

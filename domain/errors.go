@@ -15,12 +15,18 @@ const (
 	CodeUnauthenticated    Code = "unauthenticated"        // no key, or one that is not valid
 	CodeInsufficientScope  Code = "insufficient_scope"     // the caller's key lacks a scope
 	CodeEscalation         Code = "grant_exceeds_caller"   // the caller would hand out what it does not hold
+	CodeSurfaceDisabled    Code = "surface_disabled"       // the caller's organization has switched this surface off
 	CodeNotFound           Code = "not_found"              // unknown, or not the caller's: the two look the same
 	CodeVersionConflict    Code = "version_conflict"       // the stream moved past the expected version
 	CodeKeyNotActive       Code = "key_not_active"         // the key has ended or is not the current one
 	CodeRotationInProgress Code = "rotation_in_progress"   // a rotation waits for its receiver
 	CodeTooManyInGrace     Code = "too_many_in_grace"      // older generations have not run out yet
 	CodeNoRotation         Code = "rotation_not_found"     // no such live rotation
+	CodeProjectNotEmpty    Code = "project_not_empty"      // a project that has live keys is not deleted
+	CodeSelectionChanged   Code = "selection_changed"      // not the keys that the dry run named
+	CodePrecondition       Code = "precondition_failed"    // the caller said what it has seen, and that is out of date
+	CodeAnswerInUse        Code = "idempotency_key_in_use" // a request with this key is still being carried out
+	CodeAnswerDiffers      Code = "idempotency_key_reused" // another request was answered for this key
 	CodeMethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
 	CodeTooLarge           Code = "payload_too_large"      // the body is over the limit
 	CodeUnsupportedMedia   Code = "unsupported_media_type" // the body is not JSON
@@ -33,8 +39,10 @@ const (
 // Codes lists all codes, for the tests that require each surface to map each of them.
 func Codes() []Code {
 	return []Code{
-		CodeInvalidRequest, CodeValidation, CodeUnauthenticated, CodeInsufficientScope, CodeEscalation, CodeNotFound,
-		CodeVersionConflict, CodeKeyNotActive, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation,
+		CodeInvalidRequest, CodeValidation, CodeUnauthenticated, CodeInsufficientScope, CodeEscalation, CodeSurfaceDisabled,
+		CodeNotFound,
+		CodeVersionConflict, CodeKeyNotActive, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation, CodeProjectNotEmpty,
+		CodeSelectionChanged, CodePrecondition, CodeAnswerInUse, CodeAnswerDiffers,
 		CodeMethodNotAllowed, CodeTooLarge, CodeUnsupportedMedia, CodeOverloaded, CodeUnavailable, CodeOutcomeUnknown,
 		CodeInternal,
 	}

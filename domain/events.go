@@ -20,7 +20,10 @@ const (
 	TypeExpired              Type = "Expired"
 	TypeRevoked              Type = "Revoked"
 	TypeOrganizationCreated  Type = "OrganizationCreated"
+	TypeOrganizationUpdated  Type = "OrganizationUpdated"
 	TypeProjectCreated       Type = "ProjectCreated"
+	TypeProjectUpdated       Type = "ProjectUpdated"
+	TypeProjectDeleted       Type = "ProjectDeleted"
 	TypeEnvironmentCreated   Type = "EnvironmentCreated"
 	TypeEndpointCreated      Type = "EndpointCreated"
 )
@@ -85,6 +88,7 @@ type Created struct {
 	Brand         string        `json:"brand"`       // the project's, part of each secret
 	Settings
 	Operator       bool       `json:"operator,omitempty"`
+	Imported       bool       `json:"imported,omitempty"` // another system issued the secret
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 }
 
@@ -178,11 +182,30 @@ type OrganizationCreated struct {
 	Name string `json:"name"`
 }
 
+// OrganizationUpdated replaces what can be chosen of a tenant; Changed names the fields that differ.
+type OrganizationUpdated struct {
+	Changed          []string `json:"changed"`
+	Name             string   `json:"name"`
+	DisabledSurfaces []string `json:"disabled_surfaces,omitempty"`
+}
+
 // ProjectCreated begins a product of a tenant.
 type ProjectCreated struct {
-	Name  string `json:"name"`
-	Brand string `json:"brand"`
+	Name   string `json:"name"`
+	Brand  string `json:"brand"`
+	Policy Policy `json:"policy,omitzero"` // since revision 2
 }
+
+// ProjectUpdated replaces what can be chosen of a project; Changed names the fields that differ.
+type ProjectUpdated struct {
+	Changed []string `json:"changed"`
+	Name    string   `json:"name"`
+	Brand   string   `json:"brand"`
+	Policy  Policy   `json:"policy,omitzero"`
+}
+
+// ProjectDeleted ends a project that has no live keys.
+type ProjectDeleted struct{}
 
 // EnvironmentCreated adds an environment to a project.
 type EnvironmentCreated struct {
@@ -227,7 +250,16 @@ func (Revoked) Type() Type { return TypeRevoked }
 func (OrganizationCreated) Type() Type { return TypeOrganizationCreated }
 
 // Type returns the stable name.
+func (OrganizationUpdated) Type() Type { return TypeOrganizationUpdated }
+
+// Type returns the stable name.
 func (ProjectCreated) Type() Type { return TypeProjectCreated }
+
+// Type returns the stable name.
+func (ProjectUpdated) Type() Type { return TypeProjectUpdated }
+
+// Type returns the stable name.
+func (ProjectDeleted) Type() Type { return TypeProjectDeleted }
 
 // Type returns the stable name.
 func (EnvironmentCreated) Type() Type { return TypeEnvironmentCreated }

@@ -91,7 +91,7 @@ func decideAll(h *history, l *Lineage, now time.Time) []outcome {
 		out = append(out, o)
 	}
 	active := h.activeOr(key1)
-	rotate := RotateKey{KeyID: active, NewKeyID: key6, RotationID: rot9, Trigger: TriggerManual, Grace: hour, Caller: System(), Mint: mintFixed}
+	rotate := RotateKey{KeyID: active, NewKeyID: key6, RotationID: rot9, Trigger: TriggerManual, Grace: new(hour), Caller: System(), Mint: mintFixed}
 	note(l.Rotate(rotate, now))
 	rotate.Supersede = true
 	note(l.Rotate(rotate, now))
@@ -102,6 +102,7 @@ func decideAll(h *history, l *Lineage, now time.Time) []outcome {
 	note(l.Update(UpdateKey{KeyID: active, Caller: System()}, historyLimits, now))
 	for _, id := range slices.Sorted(maps.Keys(h.last)) {
 		note(l.Revoke(id, "leaked", now))
+		note(l.ReportLeak(ReportLeak{KeyID: id, URL: "https://example.com/1", Action: LeakNotify}, now))
 		note(l.ExpireGrace(id, now))
 	}
 	for _, id := range h.rotations {

@@ -173,6 +173,7 @@ func (h *history) actions(check func(*history)) map[string]func(*rapid.T) {
 		"rotate and stall":   func(*rapid.T) { h.rotateByInterval(); h.stall() },
 		"rotate by interval": func(*rapid.T) { h.rotateByInterval() },
 		"revoke":             func(*rapid.T) { h.revoke() },
+		"report a leak":      func(*rapid.T) { h.reportLeak() },
 		"expire grace":       func(*rapid.T) { h.do(h.state.ExpireGrace(h.key(), h.now)) },
 		"expire":             func(*rapid.T) { h.do(h.state.Expire(h.now)) },
 	}
@@ -235,7 +236,7 @@ func (h *history) rotate(id KeyID) {
 	graces := []time.Duration{0, time.Millisecond, time.Minute, hour, 30 * day}
 	h.do(h.state.Rotate(RotateKey{
 		KeyID: id, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerManual, Mint: h.mint,
-		Grace: rapid.SampledFrom(graces).Draw(h.T, "grace"), Supersede: rapid.Bool().Draw(h.T, "supersede"), Caller: System(),
+		Grace: new(rapid.SampledFrom(graces).Draw(h.T, "grace")), Supersede: rapid.Bool().Draw(h.T, "supersede"), Caller: System(),
 	}, h.now))
 }
 
@@ -244,7 +245,7 @@ func (h *history) rotateQuickly() {
 	for range MaxInGrace {
 		h.do(h.state.Rotate(RotateKey{
 			KeyID: h.activeOr(key1), NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerManual, Mint: h.mint,
-			Grace: rapid.SampledFrom([]time.Duration{time.Minute, hour, day}).Draw(h.T, "grace"), Supersede: true, Caller: System(),
+			Grace: new(rapid.SampledFrom([]time.Duration{time.Minute, hour, day}).Draw(h.T, "grace")), Supersede: true, Caller: System(),
 		}, h.now))
 		h.now = h.now.Add(rapid.SampledFrom([]time.Duration{0, time.Second, time.Minute}).Draw(h.T, "step"))
 	}
@@ -310,4 +311,14 @@ func (h *history) revoke() {
 		return
 	}
 	h.do(h.state.Revoke(id, rapid.SampledFrom([]string{"", "leaked"}).Draw(h.T, "reason"), h.now))
+}
+
+// reportLeak tells of a leak, mostly to a project that only wants to know.
+func (h *history) reportLeak() {
+	id, action := h.key(), rapid.SampledFrom([]LeakAction{LeakNotify, LeakNotify, LeakRevoke}).Draw(h.T, "action")
+	if id == h.activeOr("") {
+		action = LeakNotify
+	}
+	place := fmt.Sprint("https://example.com/", rapid.IntRange(0, 3).Draw(h.T, "place"))
+	h.do(h.state.ReportLeak(ReportLeak{KeyID: id, Source: "test", URL: place, Action: action}, h.now))
 }

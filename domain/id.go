@@ -2,6 +2,7 @@ package domain
 
 import (
 	"crypto/rand"
+	"crypto/sha256"
 	"encoding/binary"
 	"io"
 	"strings"
@@ -98,6 +99,13 @@ func ValidID(prefix, s string) bool {
 		}
 	}
 	return true
+}
+
+// KeyNumber is the number of a key where ids must be numbers: the first 53 bits of the id's SHA-256, which is what a number
+// of JavaScript holds. It never changes, cannot be guessed, and does not tell how many keys there are.
+func KeyNumber(id KeyID) int64 {
+	sum := sha256.Sum256([]byte(id))
+	return int64(binary.BigEndian.Uint64(sum[:8]) >> 11)
 }
 
 // StreamKind returns the prefix of a stream id, which says what kind of state the stream folds into.

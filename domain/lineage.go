@@ -18,6 +18,8 @@ type Lineage struct {
 	Settings       Settings       `json:"settings"`
 	Operator       bool           `json:"operator,omitempty"`
 	CreatedBy      Actor          `json:"created_by"`
+	CreatedAt      time.Time      `json:"created_at"`
+	UpdatedAt      time.Time      `json:"updated_at"` // when the settings were chosen last
 	// Anchor is where the slots of interval rotation are counted from.
 	Anchor         time.Time    `json:"anchor"`
 	NextRotationAt *time.Time   `json:"next_rotation_at,omitempty"`
@@ -57,6 +59,7 @@ type Generation struct {
 	GraceExpiresAt *time.Time      `json:"grace_expires_at,omitempty"`
 	RevokedAt      *time.Time      `json:"revoked_at,omitempty"`
 	RevokedReason  string          `json:"revoked_reason,omitempty"`
+	Leaks          []string        `json:"leaks,omitempty"` // marks of the places where the secret was found
 }
 
 // RotationState is where a hand-over is.
@@ -126,6 +129,10 @@ func (l *Lineage) Apply(e Event) {
 		for _, id := range d.KeyIDs {
 			l.end(id, GenerationExpired, e.OccurredAt, "")
 		}
+	case LeakReported:
+		if g := l.Generation(d.KeyID); g != nil {
+			g.Leaks = append(g.Leaks, leakMark(d.URL))
+		}
 	case Revoked:
 		for _, id := range d.KeyIDs {
 			l.end(id, GenerationRevoked, e.OccurredAt, d.Reason)
@@ -147,6 +154,7 @@ func (l *Lineage) applyCreated(e Event, d Created) {
 	l.OrganizationID, l.ProjectID, l.EnvironmentID = e.OrganizationID, e.ProjectID, d.EnvironmentID
 	l.Environment, l.Brand = d.Environment, d.Brand
 	l.Settings, l.Operator, l.CreatedBy = d.Settings, d.Operator, e.Actor
+	l.CreatedAt, l.UpdatedAt = e.OccurredAt, e.OccurredAt
 	l.Anchor, l.NextRotationAt = e.OccurredAt, d.NextRotationAt
 	l.LastGeneration = 1
 	l.Generations = []Generation{{
@@ -158,7 +166,7 @@ func (l *Lineage) applyUpdated(e Event, d Updated) {
 	if d.RotationIntervalSeconds != l.Settings.RotationIntervalSeconds {
 		l.Anchor = e.OccurredAt
 	}
-	l.Settings, l.NextRotationAt = d.Settings, d.NextRotationAt
+	l.Settings, l.NextRotationAt, l.UpdatedAt = d.Settings, d.NextRotationAt, e.OccurredAt
 	for i := range l.Generations { // a grace promised beyond a life that is now shorter ends with it
 		g := &l.Generations[i]
 		if g.GraceExpiresAt != nil && d.ExpiresAt != nil && d.ExpiresAt.Before(*g.GraceExpiresAt) {

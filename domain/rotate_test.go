@@ -15,7 +15,7 @@ func rotate(trigger Trigger, now time.Duration, change ...func(*RotateKey)) func
 			c.KeyID = active.KeyID
 		}
 		if trigger == TriggerManual {
-			c.Grace = hour
+			c.Grace = new(hour)
 		}
 		for _, f := range change {
 			f(&c)
@@ -24,7 +24,7 @@ func rotate(trigger Trigger, now time.Duration, change ...func(*RotateKey)) func
 	}
 }
 
-func grace(d time.Duration) func(*RotateKey) { return func(c *RotateKey) { c.Grace = d } }
+func grace(d time.Duration) func(*RotateKey) { return func(c *RotateKey) { c.Grace = new(d) } }
 func of(id KeyID) func(*RotateKey)           { return func(c *RotateKey) { c.KeyID = id } }
 func supersede(c *RotateKey)                 { c.Supersede = true }
 func by(c Caller) func(*RotateKey)           { return func(r *RotateKey) { r.Caller = c } }

@@ -52,6 +52,29 @@ func (s Scopes) Missing(asked []string) (string, bool) {
 	return "", false
 }
 
+// within returns what both sets grant.
+func (s Scopes) within(other Scopes) Scopes {
+	var both Scopes
+	add := func(of, by Scopes) {
+		for _, name := range of {
+			if by.Allow(name) && !slices.Contains(both, name) {
+				both = append(both, name)
+			}
+		}
+	}
+	add(s, other)
+	add(other, s)
+	return both
+}
+
+// shownScope is a scope as a refusal may show it: one that is long enough may be a secret that was put there by mistake.
+func shownScope(scope string) string {
+	if len(scope) >= MinSecretLength {
+		return "one"
+	}
+	return scope
+}
+
 // validateScopes checks the names and returns them without repetition, in the order given.
 func validateScopes(field string, names []string) (Scopes, error) {
 	if len(names) > MaxScopes {

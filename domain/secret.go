@@ -21,12 +21,16 @@ const (
 	base62 = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 
-// Bounds on what is looked up at all. Secrets of other systems can be installed (a root key, later imports), so the
-// lower bound is theirs: 128 bits in hexadecimal.
+// Bounds on what is looked up at all. Secrets of other systems can be imported, so the lower bound is theirs: what is
+// shorter than 16 characters is no secret in any of them.
 const (
-	MinSecretLength = 32
-	MaxSecretLength = 512
+	MinPresentedLength = 16
+	MaxSecretLength    = 512
 )
+
+// MinSecretLength is that of a secret that is chosen now, such as a root key: 128 bits in hexadecimal. A text of this
+// length that stands where none belongs is taken for a secret put there by mistake, and not repeated.
+const MinSecretLength = 32
 
 // redacted is what a secret shows of itself whenever it is printed, logged or marshalled by accident.
 const redacted = "[redacted]"
@@ -82,7 +86,7 @@ func checksum(s string) string {
 
 // ParseSecret takes what a caller presented. It refuses, without any lookup, what cannot be a key: wrong length or
 // characters, and text in our own form whose checksum is wrong. Text in another form is let through, because keys of
-// other systems can be installed.
+// other systems can be imported.
 func ParseSecret(s string) (Secret, bool) {
 	if !plausible(s) {
 		return Secret{}, false
@@ -91,7 +95,7 @@ func ParseSecret(s string) (Secret, bool) {
 }
 
 func plausible(s string) bool {
-	if len(s) < MinSecretLength || len(s) > MaxSecretLength {
+	if len(s) < MinPresentedLength || len(s) > MaxSecretLength {
 		return false
 	}
 	for i := range len(s) {
@@ -135,19 +139,22 @@ func (s Secret) Reveal() string {
 func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s.Reveal())) }
 
 // Prefix is the part that may be shown: brand, environment and four random characters; of a secret in another form the
-// first eight characters.
+// first eight characters, or of a short one an eighth.
 func (s Secret) Prefix() string {
 	value := s.Reveal()
-	if isOurForm(value) {
+	switch {
+	case isOurForm(value):
 		return value[:len(value)-secretTailLength+4]
+	case len(value) < MinSecretLength:
+		return value[:len(value)/8]
 	}
 	return value[:8]
 }
 
-// LastFour is the other part that may be shown.
+// LastFour is the other part that may be shown; of a short secret it is less.
 func (s Secret) LastFour() string {
 	value := s.Reveal()
-	return value[len(value)-4:]
+	return value[len(value)-min(4, len(value)/8):]
 }
 
 // String redacts.

@@ -148,7 +148,8 @@ func TestParseSecret(t *testing.T) {
 		{"AcceptsTheLongest", strings.Repeat("a", MaxSecretLength), true},
 		{"RefusesTooLong", strings.Repeat("a", MaxSecretLength+1), false},
 		{"RefusesMegabytes", strings.Repeat("a", 10<<20), false},
-		{"RefusesTooShort", strings.Repeat("a", MinSecretLength-1), false},
+		{"RefusesTooShort", strings.Repeat("a", MinPresentedLength-1), false},
+		{"AcceptsAShortOneOfAnotherSystem", strings.Repeat("a", MinPresentedLength), true},
 		{"RefusesNothing", "", false},
 		{"RefusesAWord", "garbage", false},
 		{"RefusesABadChecksum", ours[:len(ours)-1] + other(ours[len(ours)-1]), false},
@@ -202,12 +203,17 @@ func TestSecretShowsOnlyItsEnds(t *testing.T) {
 	if !ok {
 		t.Fatal("a token of 32 characters was refused")
 	}
+	short, ok := ParseSecret("0123456789abcdef")
+	if !ok {
+		t.Fatal("a token of 16 characters was refused")
+	}
 	for _, c := range []struct {
 		secret       Secret
 		prefix, last string
 	}{
 		{ours, ours.Reveal()[:len("rk_live_")+4], ours.Reveal()[len("rk_live_")+35:]},
 		{foreign, "01234567", "WXYZ"},
+		{short, "01", "ef"},
 	} {
 		want := SecretFacts{Digest: sha256.Sum256([]byte(c.secret.Reveal())), Prefix: c.prefix, LastFour: c.last}
 		same(t, "facts", FactsOf(c.secret), want)
@@ -255,10 +261,10 @@ func FuzzParseSecret(f *testing.F) {
 		if s.Reveal() != text || s.IsZero() || s.Digest() != sha256.Sum256([]byte(text)) {
 			t.Fatalf("%q parses into %q", text, s.Reveal())
 		}
-		if len(text) < MinSecretLength || len(text) > MaxSecretLength || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
+		if len(text) < MinPresentedLength || len(text) > MaxSecretLength || strings.ContainsFunc(text, func(r rune) bool { return r <= ' ' || r > '~' }) {
 			t.Fatalf("%q was accepted", text)
 		}
-		if !strings.HasPrefix(text, s.Prefix()) || !strings.HasSuffix(text, s.LastFour()) || len(s.Prefix())+len(s.LastFour()) > len(text)-16 {
+		if !strings.HasPrefix(text, s.Prefix()) || !strings.HasSuffix(text, s.LastFour()) || len(s.Prefix())+len(s.LastFour()) > max(len(text)/4, len(text)-16) {
 			t.Fatalf("%q shows %q and %q", text, s.Prefix(), s.LastFour())
 		}
 		if fmt.Sprint(s) != redacted {

@@ -3,24 +3,27 @@ package domain
 import (
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 )
 
-// DefaultBrand begins the secrets of projects that name no brand of their own.
-const DefaultBrand = "rk"
+// Surfaces that an organization can switch off. The native one is not among them: it is what switches the others on.
+const (
+	SurfaceAccountKeys = "account-keys" // /api/v1/keys and /v1/keys
+	SurfaceAPIKey      = "apikey"       // /apikey/
+	SurfaceProjects    = "projects"     // /api/v1/projects
+)
 
-// DefaultEnvironment is made with every project.
-const DefaultEnvironment = "live"
-
-// MaxEnvironments bounds the environments of one project.
-const MaxEnvironments = 50
+// Surfaces lists the surfaces that can be switched off.
+func Surfaces() []string { return []string{SurfaceAccountKeys, SurfaceAPIKey, SurfaceProjects} }
 
 // Organization is the state of a tenant.
 type Organization struct {
-	ID        OrganizationID `json:"id"`
-	Version   int64          `json:"version"`
-	Name      string         `json:"name"`
-	CreatedAt time.Time      `json:"created_at"`
+	ID               OrganizationID `json:"id"`
+	Version          int64          `json:"version"`
+	Name             string         `json:"name"`
+	DisabledSurfaces []string       `json:"disabled_surfaces,omitempty"` // sorted
+	CreatedAt        time.Time      `json:"created_at"`
 }
 
 // StreamVersion is the number of events applied.
@@ -29,52 +32,12 @@ func (o *Organization) StreamVersion() int64 { return o.Version }
 // Apply folds one event into the state.
 func (o *Organization) Apply(e Event) {
 	o.Version = e.Version
-	if d, ok := e.Data.(OrganizationCreated); ok {
-		o.ID, o.Name, o.CreatedAt = OrganizationID(e.StreamID), d.Name, e.OccurredAt
-	}
-}
-
-// Project is the state of a product of a tenant, with its environments.
-type Project struct {
-	ID             ProjectID      `json:"id"`
-	Version        int64          `json:"version"`
-	OrganizationID OrganizationID `json:"organization_id"`
-	Name           string         `json:"name"`
-	Brand          string         `json:"brand"`
-	CreatedAt      time.Time      `json:"created_at"`
-	Environments   []Environment  `json:"environments"`
-}
-
-// Environment is a part of a project.
-type Environment struct {
-	ID        EnvironmentID `json:"id"`
-	Name      string        `json:"name"`
-	CreatedAt time.Time     `json:"created_at"`
-}
-
-// StreamVersion is the number of events applied.
-func (p *Project) StreamVersion() int64 { return p.Version }
-
-// Apply folds one event into the state.
-func (p *Project) Apply(e Event) {
-	p.Version = e.Version
 	switch d := e.Data.(type) {
-	case ProjectCreated:
-		p.ID, p.OrganizationID = ProjectID(e.StreamID), e.OrganizationID
-		p.Name, p.Brand, p.CreatedAt = d.Name, d.Brand, e.OccurredAt
-	case EnvironmentCreated:
-		p.Environments = append(p.Environments, Environment{ID: d.EnvironmentID, Name: d.Name, CreatedAt: e.OccurredAt})
+	case OrganizationCreated:
+		o.ID, o.Name, o.CreatedAt = OrganizationID(e.StreamID), d.Name, e.OccurredAt
+	case OrganizationUpdated:
+		o.Name, o.DisabledSurfaces = d.Name, d.DisabledSurfaces
 	}
-}
-
-// environment returns the environment with this id; no id means the project's first one.
-func (p *Project) environment(id EnvironmentID) (Environment, bool) {
-	for _, e := range p.Environments {
-		if id == "" || e.ID == id {
-			return e, true
-		}
-	}
-	return Environment{}, false
 }
 
 // CreateOrganization decides the first event of a tenant.
@@ -86,40 +49,56 @@ func CreateOrganization(id OrganizationID, name string) ([]Decided, error) {
 	return []Decided{{StreamID: string(id), OrganizationID: id, Data: OrganizationCreated{Name: name}}}, nil
 }
 
-// CreateProject decides the first events of a project: itself and its first environment.
-func CreateProject(organization OrganizationID, id ProjectID, name, brand string, environment EnvironmentID) ([]Decided, error) {
-	name, err := validateName("name", name)
+// UpdateOrganization asks for another name, or other surfaces to be switched off.
+type UpdateOrganization struct {
+	ID               OrganizationID
+	Name             Change[string]
+	DisabledSurfaces Change[[]string]
+	Caller           Caller
+}
+
+// Update decides an edit of the organization. An edit that changes nothing decides nothing.
+func (o *Organization) Update(c UpdateOrganization) ([]Decided, error) {
+	if c.Caller.LimitedToProjects() {
+		return nil, escalation("resources", "of your key limit it to projects, and this concerns the whole organization",
+			"use a key that is not limited to projects")
+	}
+	name, err := validateName("name", c.Name.over(o.Name))
 	if err != nil {
 		return nil, err
 	}
-	if brand == "" {
-		brand = DefaultBrand
-	}
-	if err := validateSlug("brand", brand); err != nil {
+	disabled, err := validateSurfaces("disabled_surfaces", c.DisabledSurfaces.over(o.DisabledSurfaces))
+	if err != nil {
 		return nil, err
 	}
-	at := Decided{StreamID: string(id), OrganizationID: organization, ProjectID: id}
-	created, first := at, at
-	created.Data = ProjectCreated{Name: name, Brand: brand}
-	first.Data = EnvironmentCreated{EnvironmentID: environment, Name: DefaultEnvironment}
-	return []Decided{created, first}, nil
-}
-
-// CreateEnvironment decides a further environment. Names are unique in a project, because they stand in secrets.
-func (p *Project) CreateEnvironment(id EnvironmentID, name string) ([]Decided, error) {
-	if err := validateSlug("name", name); err != nil {
-		return nil, err
+	var changed []string
+	if name != o.Name {
+		changed = append(changed, "name")
 	}
-	if slices.ContainsFunc(p.Environments, func(e Environment) bool { return e.Name == name }) {
-		return nil, InvalidField("name", "is taken in this project", "choose another name")
+	if !slices.Equal(disabled, o.DisabledSurfaces) {
+		changed = append(changed, "disabled_surfaces")
 	}
-	if len(p.Environments) >= MaxEnvironments {
-		return nil, InvalidField("project_id", fmt.Sprintf("already has %d environments", MaxEnvironments), "use another project")
+	if len(changed) == 0 {
+		return nil, nil
 	}
 	return []Decided{{
-		StreamID: string(p.ID), OrganizationID: p.OrganizationID, ProjectID: p.ID,
-		Data: EnvironmentCreated{EnvironmentID: id, Name: name},
+		StreamID: string(o.ID), OrganizationID: o.ID,
+		Data: OrganizationUpdated{Changed: changed, Name: name, DisabledSurfaces: disabled},
 	}}, nil
+}
+
+// validateSurfaces accepts known names and returns them sorted, each once.
+func validateSurfaces(field string, names []string) ([]string, error) {
+	for i, name := range names {
+		if !slices.Contains(Surfaces(), name) {
+			return nil, InvalidField(fmt.Sprintf("%s[%d]", field, i), "is not a surface that can be switched off",
+				"choose from "+strings.Join(Surfaces(), ", "))
+		}
+	}
+	if len(names) == 0 {
+		return nil, nil
+	}
+	return slices.Compact(slices.Sorted(slices.Values(names))), nil
 }
 
 // Endpoint is the state of a webhook receiver.

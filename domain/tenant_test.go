@@ -1,7 +1,6 @@
 package domain
 
 import (
-	"fmt"
 	"strings"
 	"testing"
 )
@@ -19,46 +18,46 @@ func TestCreateOrganization(t *testing.T) {
 	}
 }
 
-func TestCreateProject(t *testing.T) {
+func TestUpdateOrganization(t *testing.T) {
 	t.Parallel()
-	for brand, want := range map[string]string{"": "rk", "acme": "acme", "a-1": "a-1"} {
-		got, err := CreateProject(org1, proj1, " Demo ", brand, env1)
-		if err != nil {
-			t.Fatal(err)
-		}
-		same(t, "events", got, []Decided{
-			{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: ProjectCreated{Name: "Demo", Brand: want}},
-			{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: EnvironmentCreated{EnvironmentID: env1, Name: "live"}},
+	before := &Organization{ID: org1, Name: "Acme", DisabledSurfaces: []string{"apikey"}}
+	for _, c := range []struct {
+		name string
+		edit UpdateOrganization
+		want OrganizationUpdated // without Changed: nothing is decided
+	}{
+		{"TheName", UpdateOrganization{Name: ChangeTo(" Example ")}, OrganizationUpdated{[]string{"name"}, "Example", []string{"apikey"}}},
+		{
+			"SwitchesOff", UpdateOrganization{DisabledSurfaces: ChangeTo([]string{"projects", "account-keys", "projects"})},
+			OrganizationUpdated{[]string{"disabled_surfaces"}, "Acme", []string{"account-keys", "projects"}},
+		},
+		{"SwitchesAllOn", UpdateOrganization{DisabledSurfaces: ChangeTo([]string{})}, OrganizationUpdated{[]string{"disabled_surfaces"}, "Acme", nil}},
+		{"Nothing", UpdateOrganization{}, OrganizationUpdated{}},
+		{"TheSame", UpdateOrganization{Name: ChangeTo("Acme"), DisabledSurfaces: ChangeTo([]string{"apikey", "apikey"})}, OrganizationUpdated{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			t.Parallel()
+			got, err := before.Update(c.edit)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.want.Changed == nil {
+				same(t, "events", got, []Decided(nil))
+				return
+			}
+			same(t, "events", got, []Decided{{StreamID: string(org1), OrganizationID: org1, Data: c.want}})
+			after := *before
+			after.Apply(tenantEvents(got)[0])
+			same(t, "states", &after, &Organization{ID: org1, Version: 1, Name: c.want.Name, DisabledSurfaces: c.want.DisabledSurfaces})
 		})
 	}
-	_, err := CreateProject(org1, proj1, "", "", env1)
+	_, err := before.Update(UpdateOrganization{Name: ChangeTo("")})
 	refused(t, err, CodeValidation, "name")
-	_, err = CreateProject(org1, proj1, "Demo", "a_b", env1)
-	refused(t, err, CodeValidation, "brand")
-}
-
-func TestCreateEnvironment(t *testing.T) {
-	t.Parallel()
-	got, err := project(liveEnvironment).CreateEnvironment(env2, "pre-prod")
-	if err != nil {
-		t.Fatal(err)
-	}
-	same(t, "events", got, []Decided{
-		{StreamID: string(proj1), OrganizationID: org1, ProjectID: proj1, Data: EnvironmentCreated{EnvironmentID: env2, Name: "pre-prod"}},
-	})
-	for _, bad := range []string{"", "Live", "a_b", "live"} { // the last one is taken
-		_, err := project(liveEnvironment).CreateEnvironment(env2, bad)
-		refused(t, err, CodeValidation, "name")
-	}
-	var many []Environment
-	for i := range MaxEnvironments {
-		many = append(many, Environment{Name: fmt.Sprintf("e%d", i)})
-	}
-	if _, err := project(many[1:]...).CreateEnvironment(env2, "one-more"); err != nil {
-		t.Fatal(err)
-	}
-	_, err = project(many...).CreateEnvironment(env2, "one-more")
-	refused(t, err, CodeValidation, "project_id")
+	_, err = before.Update(UpdateOrganization{DisabledSurfaces: ChangeTo([]string{"apikey", "native"})})
+	refused(t, err, CodeValidation, "disabled_surfaces[1]")
+	limited := Caller{Resources: Resources{"project": {string(proj1)}}}
+	_, err = before.Update(UpdateOrganization{Name: ChangeTo("x"), Caller: limited})
+	refused(t, err, CodeEscalation, "resources")
 }
 
 // tenantEvents gives each decided event its envelope.
@@ -79,7 +78,7 @@ func TestFoldTenants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	demo, err := CreateProject(org1, proj1, "Demo", "acme", env1)
+	demo, err := CreateProject(newProject("Demo", "acme"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -95,7 +94,7 @@ func TestFoldTenants(t *testing.T) {
 	}{
 		{string(org1), tenantEvents(organization), &Organization{ID: org1, Version: 1, Name: "Acme", CreatedAt: start}},
 		{string(proj1), tenantEvents(append(demo, further...)), &Project{
-			ID: proj1, Version: 3, OrganizationID: org1, Name: "Demo", Brand: "acme", CreatedAt: start,
+			ID: proj1, Version: 3, OrganizationID: org1, Name: "Demo", Brand: "acme", CreatedAt: start, UpdatedAt: start,
 			Environments: []Environment{{env1, "live", start}, {env2, "test", start}},
 		}},
 		{string(ep1), tenantEvents(endpoint), &Endpoint{

@@ -35,6 +35,7 @@ type UpdateKey struct {
 	Metadata                Change[json.RawMessage]
 	NewEndpointID           EndpointID // names the endpoint if the webhook URL changes to another one
 	Caller                  Caller
+	Policy                  Policy // of the key's project; it binds what the edit changes
 }
 
 // Update decides other settings for the lineage. An edit that changes nothing decides nothing.
@@ -44,8 +45,12 @@ func (l *Lineage) Update(c UpdateKey, limits Limits, now time.Time) ([]Decided, 
 		return nil, l.notActive(c.KeyID)
 	}
 	wanted := l.edited(c)
-	wanted, err := wanted.validate(limits, now)
+	named := changedFields(l.Settings, wanted)
+	wanted, err := wanted.validate(named, limits, now)
 	if err != nil {
+		return nil, err
+	}
+	if err := c.Policy.check(wanted, named, l.CreatedAt); err != nil {
 		return nil, err
 	}
 	changed := changedFields(l.Settings, wanted)
@@ -74,12 +79,13 @@ func (l *Lineage) edited(c UpdateKey) Settings {
 	s.Name = c.Name.over(s.Name)
 	s.Scopes = c.Scopes.over(s.Scopes)
 	s.Resources = c.Resources.over(s.Resources)
-	s.ExpiresAt = c.ExpiresAt.over(s.ExpiresAt)
+	s.ExpiresAt = l.editedExpiry(c)
 	s.Metadata = c.Metadata.over(s.Metadata)
 	s.GraceSeconds = c.GraceSeconds.over(s.GraceSeconds)
 	s.RotationIntervalSeconds = c.RotationIntervalSeconds.over(s.RotationIntervalSeconds)
 	if interval := seconds(s.RotationIntervalSeconds); c.RotationIntervalSeconds.Set && !c.GraceSeconds.Set && interval > 0 {
-		s.GraceSeconds = min(s.GraceSeconds, int64(defaultGraceFor(interval)/time.Second))
+		fitting := c.Policy.shorten(defaultGraceFor(interval))
+		s.GraceSeconds = min(s.GraceSeconds, int64(fitting/time.Second))
 	}
 	if c.WebhookURL.Set && c.WebhookURL.Value != s.WebhookURL {
 		s.WebhookURL, s.EndpointID = c.WebhookURL.Value, c.NewEndpointID
@@ -88,6 +94,19 @@ func (l *Lineage) edited(c UpdateKey) Settings {
 		}
 	}
 	return s
+}
+
+// editedExpiry is the end that an edit leaves: the longest life allowed if it takes the end away. The same time in another
+// zone is no change.
+func (l *Lineage) editedExpiry(c UpdateKey) *time.Time {
+	current, end := l.Settings.ExpiresAt, c.ExpiresAt.Value
+	switch {
+	case !c.ExpiresAt.Set, current != nil && end != nil && current.Equal(*end):
+		return current
+	case end == nil:
+		return c.Policy.ending(nil, l.CreatedAt)
+	}
+	return end
 }
 
 // changedFields names the fields of the native API that differ.

@@ -19,12 +19,18 @@ const (
 	stateDeadlock      = "40P01"
 	stateLockTimeout   = "55P03"
 	stateCanceled      = "57014" // statement_timeout
+	stateUnique        = "23505"
 	classConnection    = "08"
 	classResources     = "53" // disk full, out of memory, too many connections
 	classOperator      = "57" // shutdown, crash recovery, still starting
 	stateReadOnly      = "25006"
 	stateIdleTimeout   = "25P03"
+	stateNotEmpty      = "RK001" // assert_project_empty: a project with live keys was to be deleted
+	stateAnswered      = "RK002" // keep_answer: another replica carried the same request out
 )
+
+// secretOnce is the index by which a digest is that of one key.
+const secretOnce = "keys_secret_digest"
 
 // isRetryable reports whether the same commands may simply be tried again: they lost a race and nothing was done.
 func isRetryable(err error) bool {
@@ -42,6 +48,13 @@ func isCommandFault(err error) bool {
 	}
 	state := sqlState(err)
 	return state != "" && !isUnavailable(state) || state == "" && isInternal(err)
+}
+
+// isSecretTaken reports whether a key was to be made whose secret another one has. It was looked for before, so somebody
+// else made that one meanwhile.
+func isSecretTaken(err error) bool {
+	pg, ok := errors.AsType[*pgconn.PgError](err)
+	return ok && pg.Code == stateUnique && pg.ConstraintName == secretOnce
 }
 
 // isAway reports whether the server said that it cannot work now; to try again at once only adds to its trouble.
@@ -89,8 +102,14 @@ func translate(err error) *domain.Error {
 	case errors.Is(err, errOutcomeUnknown):
 		return domain.Refuse(domain.CodeOutcomeUnknown,
 			"the connection to the store broke during the commit; look before you try again").WithCause(err)
+	case isSecretTaken(err):
+		return domain.Refuse(domain.CodeVersionConflict, "a key with this secret was made at the same time").WithCause(err)
+	case state == stateNotEmpty:
+		return domain.NotEmpty()
 	case isRetryable(err):
 		return domain.Refuse(domain.CodeVersionConflict, "somebody else changed this at the same time; read it again").WithCause(err)
+	case state == stateAnswered:
+		return domain.Refuse(domain.CodeAnswerInUse, "a request with this Idempotency-Key was carried out meanwhile; send it again for its answer").WithCause(err)
 	case state != "" && !isUnavailable(state), state == "" && isInternal(err):
 		return domain.Refuse(domain.CodeInternal, "an internal error").WithCause(err)
 	default:

@@ -25,12 +25,10 @@ func (e *GapError) Error() string {
 }
 
 const (
-	sqlReadLane = `SELECT ` + recordColumns + ` FROM events WHERE lane = $1 AND position > $2 ORDER BY position LIMIT $3`
+	sqlReadLane = `SELECT ` + RecordColumns + ` FROM events WHERE lane = $1 AND position > $2 ORDER BY position LIMIT $3`
 	// A backward index scan over the partitions: one page, however long the log.
 	sqlHead       = `SELECT position FROM events WHERE lane = $1 ORDER BY position DESC LIMIT 1`
-	sqlReadStream = `SELECT ` + recordColumns + ` FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3`
-	sqlReadOrg    = `SELECT ` + recordColumns + ` FROM events
-		WHERE organization_id = $1 AND lane = $2 AND position > $3 ORDER BY position LIMIT $4`
+	sqlReadStream = `SELECT ` + RecordColumns + ` FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3`
 )
 
 // ReadLane returns up to limit records after a position, in order, and asserts that they are consecutive.
@@ -69,20 +67,10 @@ func ReadStream(ctx context.Context, q Querier, streamID string, after int64, li
 	return records, nil
 }
 
-// ReadOrganization returns up to limit lifecycle events of one organization after a position, in order. Its positions
-// have holes where other organizations' events are.
-func ReadOrganization(ctx context.Context, q Querier, organizationID string, after int64, limit int) ([]Record, error) {
-	records, err := Collect(ctx, q, sqlReadOrg, organizationID, Lifecycle, after, limit)
-	if err != nil {
-		return nil, fmt.Errorf("read events of %s: %w", organizationID, err)
-	}
-	return records, nil
-}
-
 // Statements for folding the log stream by stream; their rows go through Collect.
 const (
-	SelectByStream = `SELECT ` + recordColumns + ` FROM events WHERE lane = 1 ORDER BY stream_id, version`
-	SelectStreams  = `SELECT ` + recordColumns + ` FROM events WHERE lane = 1 AND stream_id = ANY($1) ORDER BY stream_id, version`
+	SelectByStream = `SELECT ` + RecordColumns + ` FROM events WHERE lane = 1 ORDER BY stream_id, version`
+	SelectStreams  = `SELECT ` + RecordColumns + ` FROM events WHERE lane = 1 AND stream_id = ANY($1) ORDER BY stream_id, version`
 )
 
 // Collect reads the records of a statement of this package, or of a cursor over one.
@@ -91,5 +79,5 @@ func Collect(ctx context.Context, q Querier, sql string, args ...any) ([]Record,
 	if err != nil {
 		return nil, err
 	}
-	return pgx.CollectRows(rows, scanRecord)
+	return pgx.CollectRows(rows, ScanRecord)
 }

@@ -28,11 +28,12 @@ type Record struct {
 	Raw      json.RawMessage // the payload as stored, byte for byte
 }
 
-// recordColumns must match scanRecord.
-const recordColumns = `lane, position, event_id, stream_id, version, organization_id, project_id, type, revision,
+// RecordColumns are the columns of the log that make a record, as ScanRecord takes them.
+const RecordColumns = `lane, position, event_id, stream_id, version, organization_id, project_id, type, revision,
 	occurred_at, actor, request_id, data`
 
-func scanRecord(row pgx.CollectableRow) (Record, error) {
+// ScanRecord makes a record of RecordColumns.
+func ScanRecord(row pgx.CollectableRow) (Record, error) {
 	var (
 		r        Record
 		typeName domain.Type

@@ -216,8 +216,10 @@ func (s *Store) settle(batch []*pending) {
 
 // refuse gives all commands the refusal that a failed transaction means.
 func (s *Store) refuse(batch []*pending, err error) {
-	s.cfg.Logger.Error("commands failed", "commands", len(batch), "error", err)
 	refusal := translate(err)
+	if sqlState(err) != stateNotEmpty { // which is a refusal like that of a decision, no failure
+		s.cfg.Logger.Error("commands failed", "commands", len(batch), "error", err)
+	}
 	for _, p := range batch {
 		p.outcome = Outcome{Err: refusal}
 	}

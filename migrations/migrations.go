@@ -21,8 +21,14 @@ import (
 //go:embed *.sql
 var files embed.FS
 
-// Role is the database role that the service works as.
-const Role = "rekey_app"
+// Roles of the database, neither of which can log in: the connecting user must be a member of the first, and is then of
+// the second.
+const (
+	// Role is the one that the service works as.
+	Role = "rekey_app"
+	// TenantRole is the one that reads for a tenant: row security shows it one organization at a time, or nothing.
+	TenantRole = "rekey_tenant"
+)
 
 // RiverSchema holds River's tables. They belong to Role, because River maintains its own indexes.
 const RiverSchema = "river"
@@ -79,7 +85,7 @@ func upRiver(ctx context.Context, conn *pgx.Conn, databaseURL string) error {
 		return err
 	}
 	for _, statement := range []string{
-		"GRANT USAGE ON SCHEMA public TO " + Role,
+		"GRANT USAGE ON SCHEMA public TO " + Role + ", " + TenantRole,
 		"GRANT SELECT ON goose_db_version TO " + Role, // so that a login of the service can see what is pending
 		"CREATE SCHEMA IF NOT EXISTS " + RiverSchema + " AUTHORIZATION " + Role,
 	} {
@@ -133,6 +139,20 @@ func riverMigrator(ctx context.Context, databaseURL string) (*rivermigrate.Migra
 func AsRole(ctx context.Context, conn *pgx.Conn) error {
 	if _, err := conn.Exec(ctx, "SET ROLE "+Role); err != nil {
 		return fmt.Errorf("take the role %s (GRANT it to the connecting user): %w", Role, err)
+	}
+	return nil
+}
+
+// AsTenant makes a connection one that only reads, and only for the tenant that each of its transactions names. It is meant
+// for pgxpool's AfterConnect.
+//
+// Tenants differ by orders of magnitude in what they have, and a plan that was made for all of them alike is bad for most:
+// so each read is planned for its own. Their lists end after some rows, which only a scan in the order of an index makes
+// use of.
+func AsTenant(ctx context.Context, conn *pgx.Conn) error {
+	if _, err := conn.Exec(ctx, "SET ROLE "+TenantRole+"; SET default_transaction_read_only = on; "+
+		"SET plan_cache_mode = force_custom_plan; SET enable_bitmapscan = off"); err != nil {
+		return fmt.Errorf("take the role %s (GRANT %s to the connecting user): %w", TenantRole, Role, err)
 	}
 	return nil
 }

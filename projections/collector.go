@@ -85,9 +85,9 @@ func (r *rows) Event(event domain.Event, state domain.State) error {
 	case *domain.Lineage:
 		r.lineage(event, s)
 	case *domain.Organization:
-		r.organizations[s.ID] = &Organization{ID: s.ID, Name: s.Name, CreatedAt: s.CreatedAt}
+		r.organizations[s.ID] = organizationOf(s)
 	case *domain.Project:
-		r.projects[s.ID] = &Project{ID: s.ID, OrganizationID: s.OrganizationID, Name: s.Name, Brand: s.Brand, CreatedAt: s.CreatedAt}
+		r.projects[s.ID] = projectOf(s)
 		if d, ok := event.Data.(domain.EnvironmentCreated); ok {
 			r.environments[d.EnvironmentID] = &Environment{
 				ID: d.EnvironmentID, OrganizationID: s.OrganizationID, ProjectID: s.ID, Name: d.Name, CreatedAt: event.OccurredAt,

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"cmp"
 	"encoding/json"
 	"time"
 
@@ -27,6 +28,7 @@ type Key struct {
 	Operator                bool
 	CreatedBy               domain.Actor
 	CreatedAt               time.Time
+	UpdatedAt               time.Time // when it was made, or its settings were chosen last
 	ExpiresAt               *time.Time
 	GraceExpiresAt          *time.Time
 	RevokedAt               *time.Time
@@ -38,6 +40,11 @@ type Key struct {
 	NextRotationAt          *time.Time
 	WebhookURL              *string
 	EndpointID              *domain.EndpointID
+
+	// What is known of its use is no part of the row, and does not follow from the log. Only reads for a tenant fill it in.
+	LastUsedAt *time.Time
+	LastUsedIP *string
+	UseCount   int64
 }
 
 // StatusAt judges the key by its state and the clock.
@@ -60,7 +67,7 @@ func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
 		ID: g.KeyID, LineageID: l.ID, Generation: g.Number, Version: l.Version, OrganizationID: l.OrganizationID,
 		ProjectID: l.ProjectID, EnvironmentID: l.EnvironmentID, Name: s.Name, Secret: g.Secret, Scopes: s.Scopes,
 		Resources: s.Resources, Metadata: s.Metadata, State: g.State, Operator: l.Operator, CreatedBy: g.CreatedBy,
-		CreatedAt: g.CreatedAt, ExpiresAt: s.ExpiresAt, GraceExpiresAt: g.GraceExpiresAt, RevokedAt: g.RevokedAt,
+		CreatedAt: g.CreatedAt, UpdatedAt: later(g.CreatedAt, l.UpdatedAt), ExpiresAt: s.ExpiresAt, GraceExpiresAt: g.GraceExpiresAt, RevokedAt: g.RevokedAt,
 		RevokedReason: optional(g.RevokedReason), ReplacedBy: optional(g.ReplacedBy),
 		RotationIntervalSeconds: optional(s.RotationIntervalSeconds), GraceSeconds: s.GraceSeconds,
 		WebhookURL: optional(s.WebhookURL), EndpointID: optional(s.EndpointID),
@@ -75,6 +82,14 @@ func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
 		}
 	}
 	return k
+}
+
+// later is the later of two times: a generation that was made since the last edit is as new as itself.
+func later(a, b time.Time) time.Time {
+	if b.After(a) {
+		return b
+	}
+	return a
 }
 
 // optional is nil for the zero value.
@@ -99,6 +114,14 @@ func document(v any, empty bool) *string {
 	return &text
 }
 
+// readDocument decodes a jsonb column; NULL leaves the zero value.
+func readDocument(raw []byte, into any) error {
+	if raw == nil {
+		return nil
+	}
+	return json.Unmarshal(raw, into)
+}
+
 var keyTable = table[Key]{
 	name: "keys",
 	key:  []string{"id"},
@@ -121,6 +144,7 @@ var keyTable = table[Key]{
 		col("operator", "bool", func(k *Key) bool { return k.Operator }),
 		col("created_by", "text", func(k *Key) string { return string(k.CreatedBy) }),
 		col("created_at", "timestamptz", func(k *Key) time.Time { return k.CreatedAt }),
+		col("updated_at", "timestamptz", func(k *Key) time.Time { return k.UpdatedAt }),
 		col("expires_at", "timestamptz", func(k *Key) *time.Time { return k.ExpiresAt }),
 		col("grace_expires_at", "timestamptz", func(k *Key) *time.Time { return k.GraceExpiresAt }),
 		col("revoked_at", "timestamptz", func(k *Key) *time.Time { return k.RevokedAt }),
@@ -137,40 +161,35 @@ var keyTable = table[Key]{
 
 // keyColumns must match scanKey.
 const keyColumns = `id, lineage_id, generation, version, organization_id, project_id, environment_id, name, secret_digest,
-	key_prefix, last_four, scopes, resources, metadata, state, operator, created_by, created_at, expires_at,
+	key_prefix, last_four, scopes, resources, metadata, state, operator, created_by, created_at, updated_at, expires_at,
 	grace_expires_at, revoked_at, revoked_reason, replaced_by_key_id, rotation_id, rotation_interval_seconds,
 	grace_seconds, next_rotation_at, rotation_webhook_url, endpoint_id`
 
-func scanKey(row pgx.CollectableRow) (*Key, error) {
+func scanKey(row pgx.CollectableRow) (*Key, error) { return scanKeyAnd(row) }
+
+// scanKeyAnd scans more columns behind those of the key.
+func scanKeyAnd(row pgx.CollectableRow, more ...any) (*Key, error) {
 	var (
 		k                           Key
 		digest                      []byte
 		scopes, resources, metadata []byte
 	)
-	err := row.Scan(&k.ID, &k.LineageID, &k.Generation, &k.Version, &k.OrganizationID, &k.ProjectID, &k.EnvironmentID,
+	err := row.Scan(append([]any{&k.ID, &k.LineageID, &k.Generation, &k.Version, &k.OrganizationID, &k.ProjectID, &k.EnvironmentID,
 		&k.Name, &digest, &k.Secret.Prefix, &k.Secret.LastFour, &scopes, &resources, &metadata, &k.State, &k.Operator,
-		&k.CreatedBy, &k.CreatedAt, &k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.RevokedReason, &k.ReplacedBy,
-		&k.RotationID, &k.RotationIntervalSeconds, &k.GraceSeconds, &k.NextRotationAt, &k.WebhookURL, &k.EndpointID)
+		&k.CreatedBy, &k.CreatedAt, &k.UpdatedAt, &k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.RevokedReason, &k.ReplacedBy,
+		&k.RotationID, &k.RotationIntervalSeconds, &k.GraceSeconds, &k.NextRotationAt, &k.WebhookURL, &k.EndpointID}, more...)...)
 	if err != nil {
 		return nil, err
 	}
 	copy(k.Secret.Digest[:], digest)
 	k.Metadata = metadata
-	if err := json.Unmarshal(scopes, &k.Scopes); err != nil {
-		return nil, err
-	}
-	if resources != nil {
-		if err := json.Unmarshal(resources, &k.Resources); err != nil {
-			return nil, err
-		}
-	}
 	k.inUTC()
-	return &k, nil
+	return &k, cmp.Or(readDocument(scopes, &k.Scopes), readDocument(resources, &k.Resources))
 }
 
 // inUTC makes the times read the same on every machine.
 func (k *Key) inUTC() {
-	k.CreatedAt = k.CreatedAt.UTC()
+	k.CreatedAt, k.UpdatedAt = k.CreatedAt.UTC(), k.UpdatedAt.UTC()
 	for _, t := range []**time.Time{&k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.NextRotationAt} {
 		if *t != nil {
 			utc := (*t).UTC()

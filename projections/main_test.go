@@ -49,7 +49,9 @@ type world struct {
 func setup(t *testing.T) *world {
 	t.Helper()
 	db, at := dbtest.New(t), newClock()
-	w := &world{db: db, owner: ownerPool(t, db), clock: at, reader: projections.NewReader(db.Pool(t))}
+	w := &world{db: db, owner: ownerPool(t, db), clock: at}
+	pool := db.Pool(t)
+	w.reader = projections.NewReader(pool, dbtest.Tenants(t, pool))
 	w.verifier = projections.NewVerifier(w.reader, at.Now)
 	w.store = eventstore.New(eventstore.Config{Pool: db.Pool(t), Projection: projections.ReadModel{}, Now: at.Now})
 	ctx, cancel := context.WithCancel(context.Background())
@@ -139,7 +141,7 @@ func (w *world) tenant(t *testing.T) tenant {
 		if err != nil {
 			return nil, err
 		}
-		project, err := domain.CreateProject(n.organization, n.project, "app", "", n.environment)
+		project, err := domain.CreateProject(domain.NewProject{ID: n.project, OrganizationID: n.organization, EnvironmentID: n.environment, Name: "app"})
 		return append(organization, project...), err
 	}})
 	return n
@@ -162,6 +164,9 @@ type made struct {
 	key     domain.KeyID
 	secret  domain.Secret
 }
+
+// reach is that of a key of the tenant which is not limited to projects.
+func (n tenant) reach() projections.Reach { return projections.Reach{Organization: n.organization} }
 
 // create makes a key in a tenant; adjust changes its settings.
 func (w *world) create(t *testing.T, n tenant, adjust ...func(*domain.Settings)) made {
@@ -255,7 +260,7 @@ func (w *world) tryRotate(m made, trigger domain.Trigger, grace time.Duration) (
 	next.key = newID[domain.KeyID](w, domain.PrefixKey)
 	rotate := domain.RotateKey{
 		KeyID: m.key, NewKeyID: next.key, RotationID: newID[domain.RotationID](w, domain.PrefixRotation), Trigger: trigger,
-		Grace: grace, Supersede: true, Caller: domain.System(), Mint: mintInto(&next.secret),
+		Grace: &grace, Supersede: true, Caller: domain.System(), Mint: mintInto(&next.secret),
 	}
 	records, err := w.on(m.lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) { return l.Rotate(rotate, now) })
 	if err == nil && len(records) == 0 {

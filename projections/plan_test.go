@@ -14,8 +14,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-cmp/cmp"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/migrations/dbtest"
 )
 
@@ -30,7 +33,7 @@ var crowd = []string{
 			'proj_' || lpad((CASE WHEN i % 2 = 0 THEN 1 ELSE 2 + i % 99 END)::text, 26, '0'), 'env_' || lpad('1', 26, '0'), 'ci',
 			sha256(convert_to(i::text, 'UTF8')), 'rk_live_abcd', 'wxyz', '["*"]', NULL, '{"team": "billing"}',
 			CASE WHEN i % 10 = 0 THEN 'revoked' ELSE 'active' END, false, 'key_maker', now(),
-			NULL, NULL, NULL, NULL, NULL, NULL, 3600, 1800, now(), NULL, NULL
+			CASE WHEN i % 5 = 0 THEN timestamptz '2026-03-01' + i * interval '1 hour' END, NULL, NULL, NULL, NULL, NULL, 3600, 1800, now(), NULL, NULL
 		FROM generate_series(1, 10000) i`,
 	`INSERT INTO rotations SELECT 'rot_' || lpad(i::text, 26, '0'), 'lin_' || lpad(i::text, 26, '0'), 'org_' || lpad('1', 26, '0'),
 			'proj_' || lpad('1', 26, '0'), 'interval', CASE WHEN i % 10 = 0 THEN 'delivering' ELSE 'completed' END, 'key_a', 'key_b', 2, 0, NULL, now()
@@ -58,19 +61,16 @@ func TestR41PlansReadFewPages(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pooled, err := db.Pool(t).Acquire(t.Context()) // with the settings of production
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer pooled.Release()
-	conn := pooled.Conn()
+	pool := db.Pool(t) // with the settings of production
+	service, tenant := acquire(t, pool), acquire(t, dbtest.Tenants(t, pool))
 
 	now := time.Date(2026, 3, 1, 0, 0, 0, 0, time.UTC) // nothing is due
 	one := func(s string) []string { return []string{s} }
-	org, project := padded("org", 1), padded("proj", 1)
+	org, other, project := padded("org", 1), padded("org", 9000), padded("proj", 1)
+	all := []string(nil) // projects
 	cases := []struct {
 		what, sql string
-		args      []any
+		args      []any // of a tenant's read: its reach first
 		rows      int
 		pages     int
 		always    bool // also without statistics and with a generic plan
@@ -78,19 +78,25 @@ func TestR41PlansReadFewPages(t *testing.T) {
 		{"verify by digest", sqlKeysByDigest, []any{[][]byte{digestOf(4711)}}, 1, 6, true},
 		{"verify of an unknown digest", sqlKeysByDigest, []any{[][]byte{make([]byte, 32)}}, 0, 4, true},
 		{"20 joined verifies", sqlKeysByDigest, []any{digests(20)}, 20, 120, true},
-		{"key by id", sqlKeysByID, []any{one(padded("key", 4711))}, 1, 6, true},
-		{"first page of a project", sqlListKeys, []any{org, project, "", "", "", true, 51}, 51, 120, false},
-		{"last page of a project", sqlListKeys, []any{org, project, padded("key", 100), "", "", true, 51}, 49, 120, false},
-		{"page in the middle", sqlListKeys, []any{org, project, padded("key", 5000), "", "", true, 51}, 51, 120, false},
-		{"lineage", sqlListKeys, []any{org, project, "", "", padded("lin", 7), true, 51}, 1, 20, false},
+		{"key by id", sqlKeysByID, []any{org, all, one(padded("key", 4711))}, 1, 6, true},
+		{"key by number", sqlKeyByNumber, []any{org, all, domain.KeyNumber(domain.KeyID(padded("key", 4711)))}, 1, 6, true},
+		{"oldest keys of an organization", sqlOldestKeys, []any{org, all, "", now, 101}, 101, 240, false},
+		{"first page of a project", sqlListKeys, []any{org, all, project, lastKeyID, "", "", true, now, 51}, 51, 120, true},
+		{"last page of a project", sqlListKeys, []any{org, all, project, padded("key", 100), "", "", true, now, 51}, 49, 120, true},
+		{"page in the middle", sqlListKeys, []any{org, all, project, padded("key", 5000), "", "", true, now, 51}, 51, 120, true},
+		{"lineage", sqlListKeys, []any{org, all, project, lastKeyID, "", padded("lin", 7), true, now, 51}, 1, 20, false},
+		{"newest keys of an organization", sqlListAllKeys, []any{org, all, lastKeyID, now, 101}, 101, 240, true},
+		{"no keys of an organization", sqlListAllKeys, []any{other, all, lastKeyID, now, 101}, 0, 4, false},
+		{"keys that end soon", sqlExpiringKeys, []any{org, all, now, lastKeyID, now.AddDate(0, 1, 0), "", now, 51}, 51, 200, true},
+		{"no keys that end soon", sqlExpiringKeys, []any{other, all, now, lastKeyID, now.AddDate(0, 1, 0), "", now, 51}, 0, 4, true},
 		{"idle sweep of due work", sqlDue, []any{now, 256}, 0, 4, true},
 		{"busy sweep of due work", sqlDue, []any{now.Add(48 * time.Hour), 256}, 256, 270, true},
 		{"idle sweep of deliveries", claimDeliveries(t), []any{now, now, 256}, 0, 4, true},
-		{"waiting rotation", sqlWaitingRotation, []any{padded("lin", 10)}, 1, 4, true},
+		{"waiting rotation", sqlWaitingRotation, []any{org, all, padded("lin", 10)}, 1, 4, true},
 		{"pending secret", sqlPendingSecret, []any{padded("rot", 10)}, 1, 4, true},
-		{"organization by id", sqlOrganizations, []any{padded("org", 9000), "", 1}, 1, 6, false},
-		{"project by id", sqlProjects, []any{padded("org", 9000), padded("proj", 9000), "", 1}, 1, 6, true},
-		{"projects of an organization", sqlProjects, []any{padded("org", 9000), "", "", 50}, 1, 6, true},
+		{"own organization", sqlOwnOrganization, []any{other, all}, 1, 6, true},
+		{"project by id", sqlProjects, []any{other, all, padded("proj", 9000), "", 1}, 1, 6, true},
+		{"projects of an organization", sqlProjects, []any{other, all, "", "", 50}, 1, 6, true},
 	}
 	for _, analyzed := range []bool{false, true} {
 		if analyzed {
@@ -100,12 +106,19 @@ func TestR41PlansReadFewPages(t *testing.T) {
 		}
 		for _, mode := range []string{"auto", "force_custom_plan", "force_generic_plan"} {
 			for _, c := range cases {
+				conn, production := service, "auto"
+				if len(c.args) > 1 && cmp.Equal(c.args[1], all) {
+					conn, production = tenant, "force_custom_plan" // see migrations.AsTenant
+					if _, err := conn.Exec(t.Context(), "SELECT set_config('rekey.organization', $1, false)", c.args[0]); err != nil {
+						t.Fatal(err)
+					}
+				}
 				p := explain(t, conn, mode, c.sql, c.args...)
 				at := fmt.Sprintf("%s (%s, analyzed %v)", c.what, mode, analyzed)
 				if p.rows != c.rows {
 					t.Errorf("%s: %d rows, want %d", at, p.rows, c.rows)
 				}
-				if p.pages > c.pages && (c.always || analyzed && mode == "auto") {
+				if p.pages > c.pages && (c.always || analyzed && mode == production) {
 					t.Errorf("%s: %d pages, want at most %d: %s", at, p.pages, c.pages, strings.Join(p.nodes, " < "))
 				}
 				if slices.ContainsFunc(p.nodes, func(n string) bool { return strings.HasPrefix(n, "Seq Scan") }) {
@@ -114,6 +127,16 @@ func TestR41PlansReadFewPages(t *testing.T) {
 			}
 		}
 	}
+}
+
+func acquire(t *testing.T, pool *pgxpool.Pool) *pgx.Conn {
+	t.Helper()
+	conn, err := pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(conn.Release)
+	return conn.Conn()
 }
 
 func digestOf(n int) []byte { return digests(n)[n-1] }

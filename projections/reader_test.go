@@ -53,8 +53,8 @@ func TestKeys(t *testing.T) {
 
 	list := func(l projections.KeyList) string {
 		t.Helper()
-		if l.Organization == "" {
-			l.Organization = acme.organization
+		if l.Reach.Organization == "" {
+			l.Reach.Organization = acme.organization
 		}
 		if l.Limit == 0 {
 			l.Limit = 10
@@ -75,7 +75,7 @@ func TestKeys(t *testing.T) {
 		"lineage":                  {projections.KeyList{Lineage: a.lineage, IncludeEnded: true}, "a3 a2 a1"},
 		"environment":              {projections.KeyList{Environment: acme.environment, IncludeEnded: true}, "c1 a3 a2 b1 a1"},
 		"another environment":      {projections.KeyList{Environment: test, IncludeEnded: true}, ""},
-		"G6: another organization": {projections.KeyList{Organization: other.organization, IncludeEnded: true}, ""},
+		"G6: another organization": {projections.KeyList{Reach: other.reach(), IncludeEnded: true}, ""},
 		"a limit":                  {projections.KeyList{IncludeEnded: true, Limit: 2}, "c1 a3"},
 		"no such environment":      {projections.KeyList{Environment: "env_\x00"}, ""},
 		"no such lineage":          {projections.KeyList{Lineage: "\xff"}, ""},
@@ -88,7 +88,7 @@ func TestKeys(t *testing.T) {
 	var pages []string
 	for before := domain.KeyID(""); ; {
 		keys, err := w.reader.Keys(t.Context(), projections.KeyList{
-			Organization: acme.organization, Project: acme.project, IncludeEnded: true, Before: before, Limit: 2,
+			Reach: acme.reach(), Project: acme.project, IncludeEnded: true, Before: before, Limit: 2,
 		})
 		if err != nil {
 			t.Fatal(err)
@@ -114,7 +114,7 @@ func TestKeyRoundTrip(t *testing.T) {
 	created := w.execute(t, onLineage(m.lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Update(domain.UpdateKey{KeyID: m.key, Name: domain.ChangeTo("renamed"), Caller: domain.System()}, domain.Limits{}, now)
 	}))
-	history, err := w.reader.History(t.Context(), m.lineage, 0, 10)
+	history, err := w.reader.History(t.Context(), m.reach(), m.lineage, 0, 10)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -123,7 +123,7 @@ func TestKeyRoundTrip(t *testing.T) {
 	}
 	want := projections.CreatedKey(history[0].Event)
 	want.Name, want.Version = "renamed", 2
-	got, err := w.reader.Key(t.Context(), m.organization, m.key)
+	got, err := w.reader.Key(t.Context(), m.reach(), m.key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,12 +144,12 @@ func TestG6KeyOfAnotherOrganizationIsNotFound(t *testing.T) {
 	w := setup(t)
 	acme, other := w.tenant(t), w.tenant(t)
 	m := w.create(t, acme)
-	if k, err := w.reader.Key(t.Context(), acme.organization, m.key); err != nil || k.ID != m.key {
+	if k, err := w.reader.Key(t.Context(), acme.reach(), m.key); err != nil || k.ID != m.key {
 		t.Errorf("its own: %+v, %v", k, err)
 	}
 	reader, c := w.countingReader(t)
 	refusal := func(organization domain.OrganizationID, id domain.KeyID) error {
-		k, err := reader.Key(t.Context(), organization, id)
+		k, err := reader.Key(t.Context(), projections.Reach{Organization: organization}, id)
 		if k != nil {
 			t.Errorf("key %q was shown to %q", id, organization)
 		}
@@ -185,7 +185,10 @@ func TestDirectory(t *testing.T) {
 	}
 	second := newID[domain.ProjectID](w, domain.PrefixProject)
 	w.execute(t, eventstore.Command{Decide: func(eventstore.View, time.Time) ([]domain.Decided, error) {
-		return domain.CreateProject(tenants[0].organization, second, "second", "ab", newID[domain.EnvironmentID](w, domain.PrefixEnvironment))
+		return domain.CreateProject(domain.NewProject{
+			ID: second, OrganizationID: tenants[0].organization, EnvironmentID: newID[domain.EnvironmentID](w, domain.PrefixEnvironment),
+			Name: "second", Brand: "ab",
+		})
 	}})
 
 	organizations := func(p projections.Page) (out []domain.OrganizationID) {
@@ -216,7 +219,7 @@ func TestDirectory(t *testing.T) {
 	}
 
 	projects := func(organization domain.OrganizationID, p projections.Page) (out []string) {
-		found, err := w.reader.Projects(t.Context(), organization, p)
+		found, err := w.reader.Projects(t.Context(), projections.Reach{Organization: organization}, p)
 		if err != nil {
 			t.Errorf("%+v: %v", p, err)
 		}
@@ -242,7 +245,7 @@ func TestDirectory(t *testing.T) {
 	}
 
 	environments := func(organization domain.OrganizationID, project domain.ProjectID, p projections.Page) (n int) {
-		found, err := w.reader.Environments(t.Context(), organization, project, p)
+		found, err := w.reader.Environments(t.Context(), projections.Reach{Organization: organization}, project, p)
 		if err != nil {
 			t.Errorf("%s, %+v: %v", project, p, err)
 		}
@@ -272,7 +275,7 @@ func TestG6EventsOfOneOrganization(t *testing.T) {
 	w.rotate(t, w.create(t, acme, w.withWebhook), time.Hour)
 	var got []string
 	for after := int64(0); ; {
-		page, err := w.reader.Events(t.Context(), acme.organization, after, 2)
+		page, err := w.reader.Events(t.Context(), acme.reach(), after, 2)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -298,21 +301,21 @@ func TestReaderWithoutStore(t *testing.T) {
 	w := setup(t)
 	pool := w.db.Pool(t)
 	pool.Close()
-	r, ctx := projections.NewReader(pool), t.Context()
+	r, ctx, reach := projections.NewReader(pool, pool), t.Context(), projections.Reach{Organization: "org"}
 	id := newID[domain.KeyID](w, domain.PrefixKey)
 	for what, read := range map[string]func() error{
 		"ping":          func() error { return r.Ping(ctx) },
-		"key":           func() error { _, err := r.Key(ctx, "org", id); return err },
+		"key":           func() error { _, err := r.Key(ctx, reach, id); return err },
 		"keys":          func() error { _, err := r.Keys(ctx, projections.KeyList{}); return err },
-		"history":       func() error { _, err := r.History(ctx, "lin", 0, 1); return err },
-		"events":        func() error { _, err := r.Events(ctx, "org", 0, 1); return err },
+		"history":       func() error { _, err := r.History(ctx, reach, "lin", 0, 1); return err },
+		"events":        func() error { _, err := r.Events(ctx, reach, 0, 1); return err },
 		"organizations": func() error { _, err := r.Organizations(ctx, projections.Page{}); return err },
-		"projects":      func() error { _, err := r.Projects(ctx, "org", projections.Page{}); return err },
-		"environments":  func() error { _, err := r.Environments(ctx, "org", "", projections.Page{}); return err },
+		"projects":      func() error { _, err := r.Projects(ctx, reach, projections.Page{}); return err },
+		"environments":  func() error { _, err := r.Environments(ctx, reach, "", projections.Page{}); return err },
 		"due":           func() error { _, err := r.Due(ctx, w.clock.Now(), 1); return err },
 		"secrets":       func() error { _, err := r.EndpointSecrets(ctx, nil); return err },
 		"pending":       func() error { _, err := r.PendingSecret(ctx, "rot"); return err },
-		"waiting":       func() error { _, _, err := r.WaitingRotation(ctx, "lin"); return err },
+		"waiting":       func() error { _, _, err := r.WaitingRotation(ctx, reach, "lin"); return err },
 	} {
 		if err := read(); domain.CodeOf(err) != domain.CodeUnavailable {
 			t.Errorf("%s: %v", what, err)
@@ -320,7 +323,7 @@ func TestReaderWithoutStore(t *testing.T) {
 	}
 	cancelled, cancel := context.WithCancel(ctx)
 	cancel()
-	if _, err := w.reader.Key(cancelled, "org", id); err != nil && domain.CodeOf(err) != domain.CodeUnavailable && domain.CodeOf(err) != domain.CodeNotFound {
+	if _, err := w.reader.Key(cancelled, reach, id); err != nil && domain.CodeOf(err) != domain.CodeUnavailable && domain.CodeOf(err) != domain.CodeNotFound {
 		t.Errorf("a caller who went away got %v", err)
 	}
 }

@@ -230,7 +230,7 @@ func (l *load) command(t *testing.T, n tenant, mine []made, seed uint64) {
 func (l *load) verify(t *testing.T, quiet []made) {
 	for i := 0; !l.stop.Load(); i++ {
 		m := quiet[i%len(quiet)]
-		v, err := l.w.verifier.Verify(context.Background(), projections.VerifyRequest{Organization: m.organization, Secret: m.secret.Reveal()})
+		v, err := l.w.verifier.Verify(context.Background(), projections.VerifyRequest{Reach: m.reach(), Secret: m.secret.Reveal()})
 		if err != nil || !v.Valid() || v.Key.ID != m.key || v.Key.Name != "ci" {
 			t.Errorf("an undamaged key: %+v, %v", v, err)
 			return
@@ -242,11 +242,12 @@ func (l *load) verify(t *testing.T, quiet []made) {
 // damage spoils rows of a lineage in one way or another.
 func (w *world) damage(t *testing.T, m made, way int) {
 	t.Helper()
+	keyColumns := w.written(t, "keys")
 	sql := [...]string{
 		"DELETE FROM keys WHERE lineage_id = $1",
 		"UPDATE keys SET state = 'revoked', name = 'damaged' WHERE lineage_id = $1",
 		"UPDATE keys SET secret_digest = sha256(secret_digest), version = version + 1 WHERE lineage_id = $1",
-		"INSERT INTO keys SELECT (jsonb_populate_record(k, jsonb_build_object('id', id || random(), 'generation', 999999, 'secret_digest', '\\x' || encode(sha256(random()::text::bytea), 'hex')))).* FROM keys k WHERE lineage_id = $1 LIMIT 1 ON CONFLICT DO NOTHING",
+		"INSERT INTO keys (" + keyColumns + ") SELECT " + keyColumns + " FROM (SELECT (jsonb_populate_record(k, jsonb_build_object('id', id || random(), 'generation', 999999, 'secret_digest', '\\x' || encode(sha256(random()::text::bytea), 'hex')))).* FROM keys k WHERE lineage_id = $1 LIMIT 1) k ON CONFLICT DO NOTHING",
 		"DELETE FROM rotations WHERE lineage_id = $1",
 		"UPDATE rotations SET state = 'cancelled' WHERE lineage_id = $1",
 		"DELETE FROM due_work WHERE lineage_id = $1",

@@ -1,6 +1,8 @@
 package projections
 
 import (
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/rekeyhq/rekey/domain"
@@ -61,9 +63,16 @@ var rotationTable = table[rotationRow]{
 
 // Organization is a tenant.
 type Organization struct {
-	ID        domain.OrganizationID
-	Name      string
-	CreatedAt time.Time
+	ID               domain.OrganizationID
+	Version          int64
+	Name             string
+	DisabledSurfaces []string
+	CreatedAt        time.Time
+}
+
+// Serves reports whether the organization has left a surface on.
+func (o *Organization) Serves(surface string) bool {
+	return !slices.Contains(o.DisabledSurfaces, surface)
 }
 
 var organizationTable = table[Organization]{
@@ -71,18 +80,29 @@ var organizationTable = table[Organization]{
 	key:  []string{"id"},
 	columns: []column[Organization]{
 		col("id", "text", func(o *Organization) string { return string(o.ID) }),
+		col("version", "int8", func(o *Organization) int64 { return o.Version }),
 		col("name", "text", func(o *Organization) string { return o.Name }),
+		col("disabled_surfaces", "jsonb", func(o *Organization) *string { return document(o.DisabledSurfaces, len(o.DisabledSurfaces) == 0) }),
 		col("created_at", "timestamptz", func(o *Organization) time.Time { return o.CreatedAt }),
 	},
+}
+
+// organizationOf lays an organization out as a row.
+func organizationOf(s *domain.Organization) *Organization {
+	return &Organization{ID: s.ID, Version: s.Version, Name: s.Name, DisabledSurfaces: s.DisabledSurfaces, CreatedAt: s.CreatedAt}
 }
 
 // Project is a product of a tenant.
 type Project struct {
 	ID             domain.ProjectID
+	Version        int64
 	OrganizationID domain.OrganizationID
 	Name           string
 	Brand          string
+	Policy         domain.Policy
 	CreatedAt      time.Time
+	UpdatedAt      time.Time
+	DeletedAt      *time.Time // never set in what is read: a deleted project shows nowhere
 }
 
 var projectTable = table[Project]{
@@ -90,11 +110,32 @@ var projectTable = table[Project]{
 	key:  []string{"id"},
 	columns: []column[Project]{
 		col("id", "text", func(p *Project) string { return string(p.ID) }),
+		col("version", "int8", func(p *Project) int64 { return p.Version }),
 		col("organization_id", "text", func(p *Project) string { return string(p.OrganizationID) }),
 		col("name", "text", func(p *Project) string { return p.Name }),
 		col("brand", "text", func(p *Project) string { return p.Brand }),
+		col("policy", "jsonb", func(p *Project) *string { return document(p.Policy, reflect.ValueOf(p.Policy).IsZero()) }),
 		col("created_at", "timestamptz", func(p *Project) time.Time { return p.CreatedAt }),
+		col("updated_at", "timestamptz", func(p *Project) time.Time { return p.UpdatedAt }),
+		col("deleted_at", "timestamptz", func(p *Project) *time.Time { return p.DeletedAt }),
 	},
+}
+
+// projectOf lays a project out as a row.
+func projectOf(s *domain.Project) *Project {
+	return &Project{
+		ID: s.ID, Version: s.Version, OrganizationID: s.OrganizationID, Name: s.Name, Brand: s.Brand, Policy: s.Policy,
+		CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, DeletedAt: s.DeletedAt,
+	}
+}
+
+// CreatedProject is the project that the first events of its stream made.
+func CreatedProject(events []domain.Event) *Project {
+	var p domain.Project
+	for _, e := range events {
+		p.Apply(e)
+	}
+	return projectOf(&p)
 }
 
 // Environment is a part of a project.

@@ -18,7 +18,8 @@ const (
 	sqlInsertPendingSecret = `INSERT INTO pending_secrets (rotation_id, key_id, sealed, created_at)
 		SELECT $1, $2, $3, $4 WHERE EXISTS (SELECT FROM rotations WHERE id = $1 AND state IN ('delivering', 'stalled'))`
 	sqlPendingSecret   = `SELECT sealed FROM pending_secrets WHERE rotation_id = $1`
-	sqlWaitingRotation = `SELECT id, endpoint_id FROM rotations WHERE lineage_id = $1 AND state IN ('delivering', 'stalled')`
+	sqlWaitingRotation = `SELECT id, coalesce(endpoint_id, '') FROM rotations
+		WHERE ` + within + ` AND lineage_id = $3 AND state IN ('delivering', 'stalled')`
 )
 
 // QueueEndpointSecret stores an endpoint's sealed signing secret together with the events of a batch.
@@ -60,19 +61,18 @@ func (r *Reader) PendingSecret(ctx context.Context, id domain.RotationID) ([]byt
 	return sealed, nil
 }
 
-// WaitingRotation returns the rotation of a lineage that has not been acknowledged, if there is one. An empty endpoint
-// means that the old key fetches its successor itself.
-func (r *Reader) WaitingRotation(ctx context.Context, id domain.LineageID) (rotation domain.RotationID, endpoint domain.EndpointID, err error) {
-	var to *domain.EndpointID
-	err = r.pool.QueryRow(ctx, sqlWaitingRotation, id).Scan(&rotation, &to)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return "", "", nil
+// WaitingRotation returns the rotation of a lineage that has not been acknowledged, if there is one in the tenant's reach.
+// An empty endpoint means that the old key fetches its successor itself.
+func (r *Reader) WaitingRotation(ctx context.Context, reach Reach, id domain.LineageID) (domain.RotationID, domain.EndpointID, error) {
+	type waiting struct {
+		rotation domain.RotationID
+		endpoint domain.EndpointID
 	}
-	if err != nil {
-		return "", "", unavailable(err)
+	found, err := collectWithin(ctx, r, reach, func(row pgx.CollectableRow) (w waiting, err error) {
+		return w, row.Scan(&w.rotation, &w.endpoint)
+	}, sqlWaitingRotation, id)
+	if err != nil || len(found) == 0 {
+		return "", "", err
 	}
-	if to != nil {
-		endpoint = *to
-	}
-	return rotation, endpoint, nil
+	return found[0].rotation, found[0].endpoint, nil
 }

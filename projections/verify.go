@@ -24,14 +24,14 @@ const (
 
 // VerifyRequest asks whether a secret may be used for something.
 type VerifyRequest struct {
-	// Organization is the caller's; keys of others are not found.
-	Organization domain.OrganizationID
-	Secret       string
-	Scopes       []string
-	Resources    map[string]string
+	// Reach is the caller's; keys beyond it are not found.
+	Reach     Reach
+	Secret    string
+	Scopes    []string
+	Resources map[string]string
 }
 
-// Verdict is the answer. Key is set whenever the secret is one of the organization's.
+// Verdict is the answer. Key is set whenever the secret is one in the caller's reach.
 type Verdict struct {
 	Code   Code
 	Status domain.Status
@@ -59,7 +59,7 @@ func (v *Verifier) Verify(ctx context.Context, request VerifyRequest) (Verdict, 
 	if err != nil {
 		return Verdict{}, err
 	}
-	if key == nil || key.OrganizationID != request.Organization {
+	if key == nil || !request.Reach.covers(key.OrganizationID, key.ProjectID) {
 		return Verdict{Code: CodeNotFound}, nil
 	}
 	return Verdict{Code: judge(key, status, request), Status: status, Key: key}, nil

@@ -12,13 +12,14 @@ import (
 
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/migrations"
+	"github.com/rekeyhq/rekey/migrations/dbtest"
 	"github.com/rekeyhq/rekey/projections"
 )
 
 // verify asks for a secret as its own organization.
 func (w *world) verify(t *testing.T, m made, adjust ...func(*projections.VerifyRequest)) projections.Verdict {
 	t.Helper()
-	request := projections.VerifyRequest{Organization: m.organization, Secret: m.secret.Reveal()}
+	request := projections.VerifyRequest{Reach: m.reach(), Secret: m.secret.Reveal()}
 	for _, f := range adjust {
 		f(&request)
 	}
@@ -201,6 +202,15 @@ func (c *counter) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQ
 	return ctx
 }
 
+func (c *counter) TraceBatchStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceBatchStartData) context.Context {
+	c.queries.Add(1)
+	return ctx
+}
+
+func (c *counter) TraceBatchQuery(context.Context, *pgx.Conn, pgx.TraceBatchQueryData) {}
+
+func (c *counter) TraceBatchEnd(context.Context, *pgx.Conn, pgx.TraceBatchEndData) {}
+
 func (c *counter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
 
 // countingReader is a reader whose queries are counted.
@@ -218,11 +228,14 @@ func (w *world) countingReader(t *testing.T) (*projections.Reader, *counter) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	if err := pool.Ping(context.Background()); err != nil { // connecting asks too
-		t.Fatal(err)
+	tenants := dbtest.Tenants(t, pool)
+	for _, p := range []*pgxpool.Pool{pool, tenants} {
+		if err := p.Ping(context.Background()); err != nil { // connecting asks too
+			t.Fatal(err)
+		}
 	}
 	c.queries.Store(0)
-	return projections.NewReader(pool), c
+	return projections.NewReader(pool, tenants), c
 }
 
 // Garbage and a secret with a wrong checksum cost no query; whoever floods us with them loads no database.
@@ -248,7 +261,7 @@ func TestVerifyRefusesGarbageWithoutAQuery(t *testing.T) {
 		"one character changed": change(10),
 	}
 	for what, secret := range garbage {
-		v, err := verifier.Verify(t.Context(), projections.VerifyRequest{Organization: m.organization, Secret: secret})
+		v, err := verifier.Verify(t.Context(), projections.VerifyRequest{Reach: m.reach(), Secret: secret})
 		if err != nil || v != (projections.Verdict{Code: projections.CodeNotFound}) {
 			t.Errorf("%s: got %+v, %v", what, v, err)
 		}
@@ -261,7 +274,7 @@ func TestVerifyRefusesGarbageWithoutAQuery(t *testing.T) {
 	}
 	// Text in another form could be an installed key, so it is looked up, and so is a good one.
 	for _, secret := range []string{strings.Repeat("f", domain.MinSecretLength), good} {
-		if _, err := verifier.Verify(t.Context(), projections.VerifyRequest{Organization: m.organization, Secret: secret}); err != nil {
+		if _, err := verifier.Verify(t.Context(), projections.VerifyRequest{Reach: m.reach(), Secret: secret}); err != nil {
 			t.Error(err)
 		}
 	}
@@ -277,8 +290,8 @@ func TestVerifyWithoutStore(t *testing.T) {
 	m := w.create(t, w.tenant(t))
 	pool := w.db.Pool(t)
 	pool.Close()
-	verifier := projections.NewVerifier(projections.NewReader(pool), w.clock.Now)
-	v, err := verifier.Verify(t.Context(), projections.VerifyRequest{Organization: m.organization, Secret: m.secret.Reveal()})
+	verifier := projections.NewVerifier(projections.NewReader(pool, pool), w.clock.Now)
+	v, err := verifier.Verify(t.Context(), projections.VerifyRequest{Reach: m.reach(), Secret: m.secret.Reveal()})
 	if domain.CodeOf(err) != domain.CodeUnavailable || v != (projections.Verdict{}) {
 		t.Errorf("got %+v, %v", v, err)
 	}
@@ -287,7 +300,7 @@ func TestVerifyWithoutStore(t *testing.T) {
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if _, err := w.verifier.Verify(ctx, projections.VerifyRequest{Organization: m.organization, Secret: m.secret.Reveal()}); err != nil && domain.CodeOf(err) != domain.CodeUnavailable {
+	if _, err := w.verifier.Verify(ctx, projections.VerifyRequest{Reach: m.reach(), Secret: m.secret.Reveal()}); err != nil && domain.CodeOf(err) != domain.CodeUnavailable {
 		t.Errorf("a caller who went away got %v", err)
 	}
 }

@@ -101,7 +101,7 @@ func TestPendingSecretLivesAsLongAsItsRotationWaits(t *testing.T) {
 		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || string(sealed) != "sealed" {
 			t.Errorf("%s: while it waits: %q, %v", what, sealed, err)
 		}
-		waiting, endpoint, err := w.reader.WaitingRotation(t.Context(), m.lineage)
+		waiting, endpoint, err := w.reader.WaitingRotation(t.Context(), m.reach(), m.lineage)
 		if err != nil || waiting != rotation || endpoint == "" {
 			t.Errorf("%s: waiting is %q for %q, %v", what, waiting, endpoint, err)
 		}
@@ -113,7 +113,7 @@ func TestPendingSecretLivesAsLongAsItsRotationWaits(t *testing.T) {
 		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || sealed != nil {
 			t.Errorf("%s: afterwards: %q, %v", what, sealed, err)
 		}
-		if waiting, _, err := w.reader.WaitingRotation(t.Context(), m.lineage); err != nil || waiting != "" {
+		if waiting, _, err := w.reader.WaitingRotation(t.Context(), m.reach(), m.lineage); err != nil || waiting != "" {
 			t.Errorf("%s: still waiting: %q, %v", what, waiting, err)
 		}
 	}

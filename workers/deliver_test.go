@@ -54,7 +54,7 @@ func newDeliverBench(t *testing.T, answer func(attempt int) int) *deliverBench {
 	}
 	store := eventstore.New(eventstore.Config{Pool: db.Pool(t), Projection: projections.ReadModel{}})
 	relayTestRun(t, store.Run)
-	reader := projections.NewReader(db.Pool(t))
+	reader := projections.NewReader(b.pool, dbtest.Tenants(t, b.pool))
 	b.verifier = projections.NewVerifier(reader, time.Now)
 	b.service = commands.New(commands.Config{
 		Store: store, Reader: reader, Sealer: sealer, CheckURL: guard.CheckURL,
@@ -133,7 +133,7 @@ func (b *deliverBench) rotation(t *testing.T) (state string) {
 
 func (b *deliverBench) status(t *testing.T) (domain.Status, *time.Time) {
 	t.Helper()
-	verdict, err := b.verifier.Verify(t.Context(), projections.VerifyRequest{Organization: b.key.OrganizationID, Secret: b.secret})
+	verdict, err := b.verifier.Verify(t.Context(), projections.VerifyRequest{Reach: projections.Reach{Organization: b.key.OrganizationID}, Secret: b.secret})
 	if err != nil || verdict.Key == nil {
 		t.Fatalf("verify: %+v, %v", verdict, err)
 	}

@@ -123,6 +123,8 @@ func keyOf(payload domain.Payload) domain.KeyID {
 		return p.KeyID
 	case domain.Revoked:
 		return p.KeyID
+	case domain.LeakReported:
+		return p.KeyID
 	}
 	return ""
 }

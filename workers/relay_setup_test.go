@@ -151,8 +151,10 @@ func relayTestCommand(i int) eventstore.Command {
 			if err != nil || i%2 == 0 {
 				return decided, err
 			}
-			project, err := domain.CreateProject(organization, domain.ProjectID(ids.New(domain.PrefixProject, time.Now())),
-				"Projekt", "rk", domain.EnvironmentID(ids.New(domain.PrefixEnvironment, time.Now())))
+			project, err := domain.CreateProject(domain.NewProject{
+				ID: domain.ProjectID(ids.New(domain.PrefixProject, time.Now())), OrganizationID: organization,
+				EnvironmentID: domain.EnvironmentID(ids.New(domain.PrefixEnvironment, time.Now())), Name: "Projekt",
+			})
 			return append(decided, project...), err
 		},
 	}

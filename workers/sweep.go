@@ -154,7 +154,7 @@ type maintainWorker struct {
 // maintainEvery is how often partitions are looked after; three are always ahead, so that is soon enough.
 const maintainEvery = time.Minute
 
-// Work makes partitions ahead of the log.
+// Work makes partitions ahead of the log, and removes answers that have run out.
 func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) error {
 	var made int
 	if err := m.w.cfg.Pool.QueryRow(ctx, "SELECT ensure_partitions()").Scan(&made); err != nil {
@@ -163,5 +163,5 @@ func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) e
 	if made > 0 {
 		m.w.cfg.Logger.Info("partitions made ahead", "count", made)
 	}
-	return nil
+	return m.w.cfg.Commands.ForgetAnswers(ctx, m.w.cfg.Now())
 }

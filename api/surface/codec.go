@@ -6,6 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
+	"strings"
 	"unicode/utf8"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -20,8 +22,12 @@ func (f bodyFault) Error() string { return f.field + ": " + f.message }
 
 // EncodeJSON writes an answer. It leaves < > & as they are: people read the answers, and no browser renders them.
 func EncodeJSON(w io.Writer, v any) error {
-	if e, ok := v.(*shaped); ok {
-		v = e.shown()
+	switch answer := v.(type) {
+	case *replay:
+		_, err := w.Write(answer.kept.Body)
+		return err
+	case *shaped:
+		v = answer.shown()
 	}
 	encoder := json.NewEncoder(w)
 	encoder.SetEscapeHTML(false)
@@ -47,10 +53,16 @@ func decodeJSON(data []byte, v any) error {
 	if fault, ok := errors.AsType[*json.UnmarshalTypeError](err); ok {
 		if message = "has a number that is out of range"; fault.Field != "" {
 			// The schema has been checked, but it takes 1.0 and 1e3 for integers.
-			field, message = fault.Field, "is not a whole number written without fraction and exponent"
+			field, message = jsonPath(fault.Field), "is not a whole number written without fraction and exponent"
 		}
 	}
 	return bodyFault{field, message}
+}
+
+// jsonPath is the decoder's path to a field without the names of embedded structs, which are in Go's case; fields are not.
+func jsonPath(path string) string {
+	parts := strings.Split(path, ".")
+	return strings.Join(slices.DeleteFunc(parts, func(part string) bool { return part != "" && part[0] >= 'A' && part[0] <= 'Z' }), ".")
 }
 
 // maxDepth is twice what any request needs: metadata may be nested eight deep.

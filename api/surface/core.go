@@ -1,6 +1,7 @@
 package surface
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"net"
@@ -41,6 +42,8 @@ type Config struct {
 	Count func(route string, status int, took time.Duration)
 	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from.
 	Usage func(key *projections.Key, ip string, at time.Time)
+	// GitHub checks the signature of a batch of GitHub's secret scanning; nil means that no batch is taken.
+	GitHub func(keyID, signature string, body []byte) error
 	// ClientIP says where a request came from; nil means its connection's other end.
 	ClientIP func(r *http.Request) string
 	// Heartbeat is how often a quiet stream shows life and its caller's key is looked at again; 0 means 10 s.
@@ -52,6 +55,7 @@ type Core struct {
 	Config
 	router   *chi.Mux
 	surfaces []*Surface // the first one also has what belongs to no other
+	running  running
 }
 
 // NewCore returns a core with an empty router.
@@ -102,6 +106,8 @@ func (c *Core) Handle(method, path string, handler http.HandlerFunc) {
 type Style struct {
 	// Title and Description head its document.
 	Title, Description string
+	// Topics group its routes in the document; nil means that all are about what the title says.
+	Topics []Topic
 	// Switch is the name under which an organization can switch the surface off; empty: it cannot.
 	Switch string
 	// Prefixes are the paths that belong to it. The longest that fits wins; the first surface has what fits nowhere.
@@ -123,8 +129,9 @@ type Style struct {
 // Surface is one set of routes with a form of its own.
 type Surface struct {
 	*Core
-	style Style
-	huma  huma.API
+	style    Style
+	huma     huma.API
+	document string // where its document is
 }
 
 // Add makes a surface on the core's router.
@@ -136,6 +143,9 @@ func (c *Core) Add(style Style) *Surface {
 		style.Schemes = map[string]*huma.SecurityScheme{
 			"bearerAuth": {Type: "http", Scheme: "bearer", Description: "A rekey key that holds the route's scope"},
 		}
+	}
+	if style.Topics == nil {
+		style.Topics = []Topic{{style.Title, style.Description, []string{"/"}}}
 	}
 	s := &Surface{Core: c, style: style, huma: humachi.New(c.router, humaConfig(c.Version, style))}
 	c.surfaces = append(c.surfaces, s)
@@ -158,13 +168,17 @@ func (c *Core) surfaceOf(path string) *Surface {
 
 // noRoute answers for a path that nobody serves.
 func (c *Core) noRoute(w http.ResponseWriter, r *http.Request) {
-	if s := info(r.Context()).surface; s.style.Closed {
-		if _, err := s.Authenticate(r); err != nil {
-			WriteError(w, r, err)
-			return
-		}
+	WriteError(w, r, cmp.Or(mayAsk(r), error(domain.NotFound("route"))))
+}
+
+// mayAsk refuses who shows no key where even what there is not asks for one.
+func mayAsk(r *http.Request) error {
+	s := info(r.Context()).surface
+	if !s.style.Closed {
+		return nil
 	}
-	WriteError(w, r, domain.NotFound("route"))
+	_, err := s.Authenticate(r)
+	return err
 }
 
 // otherMethod answers a method that a path does not have: with those it has.
@@ -191,5 +205,6 @@ func (c *Core) otherMethod(w http.ResponseWriter, r *http.Request) {
 		w.WriteHeader(http.StatusNoContent)
 		return
 	}
-	WriteError(w, r, domain.Refuse(domain.CodeMethodNotAllowed, "%s is not possible here; the Allow header lists what is", knownMethod(r.Method)))
+	refused := domain.Refuse(domain.CodeMethodNotAllowed, "%s is not possible here; the Allow header lists what is", knownMethod(r.Method))
+	WriteError(w, r, cmp.Or(mayAsk(r), error(refused)))
 }

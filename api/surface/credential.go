@@ -2,6 +2,7 @@ package surface
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"strings"
 
@@ -10,10 +11,12 @@ import (
 	"github.com/rekeyhq/rekey/projections"
 )
 
-// Credential is the key that a request shows. Presented tells a wrong key from none.
+// Credential is the key that a request shows. Presented tells a wrong key from none; Refused, if not nil, is why the
+// request cannot be read as showing one key.
 type Credential struct {
 	Secret    string
 	Presented bool
+	Refused   error
 }
 
 // Bearer returns the key of a request by RFC 6750, with the scheme in any case. A request with another scheme, or with two
@@ -35,6 +38,9 @@ func Bearer(header http.Header) Credential {
 func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
 	refused := domain.Refuse(domain.CodeUnauthenticated, "send a valid key as `Authorization: Bearer <key>`")
 	credential := s.style.Credential(r.Header)
+	if credential.Refused != nil {
+		return nil, credential.Refused
+	}
 	if credential.Presented {
 		refused.With("presented", true) // taken out again by the challenge
 	}
@@ -49,6 +55,9 @@ func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
 		return nil, refused
 	}
 	s.Used(key, s.ClientIP(r))
+	if err := s.serves(r.Context(), key.OrganizationID); err != nil {
+		return nil, err
+	}
 	if s.style.Narrow != nil {
 		if key, err = s.style.Narrow(r.Context(), s.Core, r, key); err != nil {
 			return nil, err
@@ -58,17 +67,39 @@ func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
 	return key, nil
 }
 
+// serves refuses the keys of an organization that has switched the surface off. Whether it has must be known: where it
+// cannot be asked, nobody is let through.
+func (s *Surface) serves(ctx context.Context, id domain.OrganizationID) error {
+	if s.style.Switch == "" {
+		return nil
+	}
+	organization, err := s.Reader.Organization(ctx, id)
+	if err != nil {
+		return fmt.Errorf("ask whether a surface is switched off: %w", err)
+	}
+	if !organization.Serves(s.style.Switch) {
+		return domain.Refuse(domain.CodeSurfaceDisabled, "your organization has switched the surface %s off", s.style.Switch)
+	}
+	return nil
+}
+
 // Used takes note that a key was used, here or with a service that asked for its verdict.
 func (c *Core) Used(key *projections.Key, ip string) {
 	c.Commands.FirstUse(key)
 	c.Usage(key, ip, c.Now())
 }
 
+// RequestID names the request, also where no key asks.
+func RequestID(ctx context.Context) string { return requestID(ctx) }
+
 // By says who asks, for the commands.
 func By(ctx context.Context) commands.By {
 	i := info(ctx)
 	return commands.By{Caller: i.caller.Caller(), RequestID: i.id}
 }
+
+// Reach is how far the caller can see.
+func Reach(ctx context.Context) projections.Reach { return projections.ReachOf(Caller(ctx).Caller()) }
 
 // Caller is the key that asks.
 func Caller(ctx context.Context) *projections.Key { return info(ctx).caller }

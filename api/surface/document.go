@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -13,8 +14,10 @@ import (
 // Document serves the surface's OpenAPI document at a path. It is written once, when all routes are there. Whoever may not
 // call a route may still read of it.
 func (s *Surface) Document(path string) {
+	s.document = path
 	document := s.huma.OpenAPI()
 	finish(document)
+	s.sort(document)
 	raw, err := json.Marshal(document)
 	if err != nil {
 		panic("surface: encode the OpenAPI document: " + err.Error())
@@ -53,27 +56,101 @@ func schemaName(t reflect.Type, hint string) string {
 	return strings.TrimSuffix(strings.TrimSuffix(name, "Body"), "Output")
 }
 
-const requestSuffix = "Request"
+const (
+	requestSuffix = "Request"
+	schemaPrefix  = "#/components/schemas/"
+)
 
 // finish adds what huma does not know.
 func finish(document *huma.OpenAPI) {
 	delete(document.Components.Schemas.Map(), "Shaped") // huma's idea of our errors; describeErrors knows better
-	for name, schema := range document.Components.Schemas.Map() {
-		if strings.HasSuffix(name, requestSuffix) {
+	openAnswers(document)
+	document.Components.Responses = map[string]*huma.Response{}
+	for _, path := range document.Paths {
+		for _, operation := range operationsOf(path) {
+			describeAnswers(operation.Responses, document.Components.Responses)
+			describeParameters(operation.Parameters)
+			if len(operation.Security) == 0 { // an empty list would be left out, which says nothing
+				operation.Security = []map[string][]string{{}}
+			}
+		}
+	}
+}
+
+// openAnswers lets answers have more fields than are known today, so that a strict client does not break on a new one.
+// What requests are made of stays closed: these very schemas refuse what is misspelt.
+func openAnswers(document *huma.OpenAPI) {
+	schemas, asked := document.Components.Schemas.Map(), map[string]bool{}
+	for _, path := range document.Paths {
+		for _, operation := range operationsOf(path) {
+			if operation.RequestBody != nil && !operation.SkipValidateBody {
+				for _, media := range operation.RequestBody.Content {
+					addNames(schemas, media.Schema, asked)
+				}
+			}
+		}
+	}
+	for name, schema := range schemas {
+		if asked[name] {
 			continue
 		}
-		schema.AdditionalProperties = nil // answers may get more fields; a strict client must not break on them
+		schema.AdditionalProperties = nil
 		for _, property := range schema.Properties {
 			if property.Nullable && property.Enum != nil {
 				property.Enum = append(property.Enum, nil)
 			}
 		}
 	}
-	document.Components.Responses = map[string]*huma.Response{}
-	for _, path := range document.Paths {
-		for _, operation := range []*huma.Operation{path.Get, path.Post, path.Put, path.Patch, path.Delete} {
-			if operation != nil {
-				describeAnswers(operation.Responses, document.Components.Responses)
+}
+
+// addNames adds the names of the schemas that a schema is made of.
+func addNames(schemas map[string]*huma.Schema, schema *huma.Schema, names map[string]bool) {
+	if schema == nil {
+		return
+	}
+	if name, ok := strings.CutPrefix(schema.Ref, schemaPrefix); ok && !names[name] {
+		names[name] = true
+		addNames(schemas, schemas[name], names)
+	}
+	for _, property := range schema.Properties {
+		addNames(schemas, property, names)
+	}
+	addNames(schemas, schema.Items, names)
+	if of, ok := schema.AdditionalProperties.(*huma.Schema); ok {
+		addNames(schemas, of, names)
+	}
+}
+
+func operationsOf(path *huma.PathItem) []*huma.Operation {
+	all := []*huma.Operation{path.Get, path.Post, path.Put, path.Patch, path.Delete}
+	return slices.DeleteFunc(all, func(operation *huma.Operation) bool { return operation == nil })
+}
+
+// describeParameters spells out how lists stand in a query.
+func describeParameters(parameters []*huma.Param) {
+	for _, parameter := range parameters {
+		if parameter.In == "query" && parameter.Explode != nil {
+			parameter.Style = "form"
+		}
+	}
+}
+
+// Topic groups routes in a document.
+type Topic struct {
+	Name, Description string
+	Paths             []string // what theirs begin with
+}
+
+// sort puts each operation under its topic.
+func (s *Surface) sort(document *huma.OpenAPI) {
+	for _, topic := range s.style.Topics {
+		document.Tags = append(document.Tags, &huma.Tag{Name: topic.Name, Description: topic.Description})
+		for path, item := range document.Paths {
+			if !slices.ContainsFunc(topic.Paths, func(begin string) bool { return strings.HasPrefix(path, begin) }) {
+				continue
+			}
+			for _, operation := range operationsOf(item) {
+				operation.Tags = append(operation.Tags, topic.Name)
 			}
 		}
 	}
@@ -103,6 +180,8 @@ func describeHeaders(status string, answer *huma.Response) {
 		header("WWW-Authenticate", `RFC 6750: Bearer, with error="invalid_token" if a key was sent`)
 	case strconv.Itoa(http.StatusForbidden):
 		header("WWW-Authenticate", `RFC 6750: Bearer, with error="insufficient_scope" and the scope, if one is missing`)
+	case strconv.Itoa(http.StatusConflict):
+		header("Retry-After", "Seconds to wait, if a request with the same Idempotency-Key is being carried out")
 	case strconv.Itoa(http.StatusServiceUnavailable):
 		header("Retry-After", "Seconds to wait before trying again; absent if it is not known whether something was done")
 	}

@@ -23,12 +23,18 @@ var status = map[domain.Code]struct {
 	domain.CodeUnauthenticated:    {http.StatusUnauthorized, "A valid key is needed"},
 	domain.CodeInsufficientScope:  {http.StatusForbidden, "The key lacks a scope"},
 	domain.CodeEscalation:         {http.StatusForbidden, "A key cannot grant what it does not hold"},
+	domain.CodeSurfaceDisabled:    {http.StatusForbidden, "The organization has switched this surface off"},
 	domain.CodeNotFound:           {http.StatusNotFound, "Not found"},
 	domain.CodeVersionConflict:    {http.StatusConflict, "Changed meanwhile"},
 	domain.CodeKeyNotActive:       {http.StatusConflict, "The key is not active"},
 	domain.CodeRotationInProgress: {http.StatusConflict, "A rotation is in progress"},
 	domain.CodeTooManyInGrace:     {http.StatusConflict, "Too many older keys are in grace"},
 	domain.CodeNoRotation:         {http.StatusNotFound, "No such rotation"},
+	domain.CodeProjectNotEmpty:    {http.StatusConflict, "The project has live keys"},
+	domain.CodeSelectionChanged:   {http.StatusConflict, "The selection has changed"},
+	domain.CodePrecondition:       {http.StatusPreconditionFailed, "Changed since it was read"},
+	domain.CodeAnswerInUse:        {http.StatusConflict, "The same request is being carried out"},
+	domain.CodeAnswerDiffers:      {http.StatusUnprocessableEntity, "The Idempotency-Key belongs to another request"},
 	domain.CodeMethodNotAllowed:   {http.StatusMethodNotAllowed, "Method not allowed"},
 	domain.CodeTooLarge:           {http.StatusRequestEntityTooLarge, "The body is too large"},
 	domain.CodeUnsupportedMedia:   {http.StatusUnsupportedMediaType, "The body must be JSON"},
@@ -109,11 +115,17 @@ func problemOf(ctx context.Context, err error) *Problem {
 	if !ok {
 		refusal = domain.Refuse(domain.CodeInternal, "an internal error; the request id leads to its cause").WithCause(err)
 	}
+	if refusal.Code == domain.CodeVersionConflict && info(ctx).conditional {
+		refusal = domain.Refuse(domain.CodePrecondition, "this was changed since the If-Match you sent; read it again").WithCause(err)
+	}
 	about := status[refusal.Code]
 	p := &Problem{
 		Type: "urn:rekey:problem:" + string(refusal.Code), Title: about.title, Status: about.status, Code: refusal.Code,
 		Detail: refusal.Message, Errors: refusal.Fields, Details: refusal.Details, RequestID: requestID(ctx),
 		headers: http.Header{},
+	}
+	if p.Code == domain.CodeAnswerInUse {
+		p.headers.Set("Retry-After", "1")
 	}
 	switch p.Status {
 	case http.StatusUnauthorized:
@@ -154,6 +166,11 @@ func WriteError(w http.ResponseWriter, r *http.Request, err error) {
 // fromHuma translates huma's own errors, from reading and validating requests. It drops the values that huma attaches:
 // they are the caller's input, and may be a secret.
 func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusError {
+	reqCtx := context.Background()
+	if ctx != nil {
+		reqCtx = ctx.Context()
+	}
+	document := documentOf(reqCtx)
 	refusal := domain.Refuse(domain.CodeValidation, "the request is not valid")
 	switch code {
 	case http.StatusUnsupportedMediaType:
@@ -166,20 +183,24 @@ func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusEr
 		refusal = domain.Refuse(domain.CodeInvalidRequest, "the body broke off").WithCause(errors.Join(errs...))
 	case http.StatusBadRequest:
 		refusal.Code = domain.CodeInvalidRequest
-		if refusal.Fields = fieldErrors(errs); len(errs) == 0 {
+		if refusal.Fields = fieldErrors(errs, document); len(errs) == 0 {
 			refusal.Fields = []domain.FieldError{{Field: "body", Message: "is missing", Remedy: "send a JSON object"}}
 		}
 	default:
-		refusal.Fields = fieldErrors(errs)
+		refusal.Fields = fieldErrors(errs, document)
 	}
 	if len(refusal.Fields) > 0 {
 		refusal.Message = refusal.Fields[0].Field + " " + refusal.Fields[0].Message
 	}
-	reqCtx := context.Background()
-	if ctx != nil {
-		reqCtx = ctx.Context()
-	}
 	return errorOf(reqCtx, refusal)
+}
+
+// documentOf is where the caller can read what the surface takes.
+func documentOf(ctx context.Context) string {
+	if s := info(ctx).surface; s != nil {
+		return s.document
+	}
+	return "the OpenAPI document"
 }
 
 // maxBody is the limit of the route that a request is for.
@@ -193,21 +214,21 @@ func maxBody(ctx huma.Context) int64 {
 // maxFieldErrors bounds an answer: a body has room for thousands of faults.
 const maxFieldErrors = 20
 
-func fieldErrors(errs []error) []domain.FieldError {
+func fieldErrors(errs []error, document string) []domain.FieldError {
 	var out []domain.FieldError
 	for _, err := range errs {
 		if detailer, ok := err.(huma.ErrorDetailer); ok && len(out) < maxFieldErrors {
-			out = append(out, fieldError(detailer.ErrorDetail()))
+			out = append(out, fieldError(detailer.ErrorDetail(), document))
 		}
 	}
 	return out
 }
 
 // fieldError says in our words what huma found in the shape of a request.
-func fieldError(d *huma.ErrorDetail) domain.FieldError {
+func fieldError(d *huma.ErrorDetail, document string) domain.FieldError {
 	field, shown := fieldName(d.Location)
 	if name, message, ok := strings.Cut(d.Message, ": "); ok && d.Location == "body" { // a bodyFault
-		return domain.FieldError{Field: name, Message: message, Remedy: "send one JSON object as /openapi.json describes it"}
+		return domain.FieldError{Field: name, Message: message, Remedy: "send one JSON object as " + document + " describes it"}
 	}
 	var missing string
 	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
@@ -217,11 +238,11 @@ func fieldError(d *huma.ErrorDetail) domain.FieldError {
 	case d.Message == "required query parameter is missing":
 		return domain.FieldError{Field: field, Message: "is missing", Remedy: "add it to the query"}
 	case d.Message == validation.MsgUnexpectedProperty && shown:
-		return domain.FieldError{Field: field, Message: "is not a field here", Remedy: "remove it, or look for a misspelling; /openapi.json lists the fields"}
+		return domain.FieldError{Field: field, Message: "is not a field here", Remedy: "remove it, or look for a misspelling; " + document + " lists the fields"}
 	case d.Message == validation.MsgUnexpectedProperty:
-		return domain.FieldError{Field: field, Message: "has a field that does not exist here, whose name is too long to be shown", Remedy: "see the fields in /openapi.json"}
+		return domain.FieldError{Field: field, Message: "has a field that does not exist here, whose name is too long to be shown", Remedy: "see the fields in " + document}
 	}
-	return domain.FieldError{Field: field, Message: "does not fit: " + d.Message, Remedy: "see the field's type in /openapi.json"}
+	return domain.FieldError{Field: field, Message: "does not fit: " + d.Message, Remedy: "see the field's type in " + document}
 }
 
 // fieldName is the field that a location names. Names of unknown fields and of kinds of resources are the caller's input:

@@ -19,11 +19,13 @@ import (
 
 // requestInfo is what one request's log line is made of. It is filled in on the way.
 type requestInfo struct {
-	id      string
-	surface *Surface // whose form the answer has
-	caller  *projections.Key
-	code    domain.Code
-	err     error // only for faults of ours
+	id          string
+	surface     *Surface // whose form the answer has
+	caller      *projections.Key
+	once        *once // the request carries an Idempotency-Key
+	conditional bool  // it carries an If-Match
+	code        domain.Code
+	err         error // only for faults of ours
 }
 
 type infoKey struct{}

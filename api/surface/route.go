@@ -2,7 +2,10 @@ package surface
 
 import (
 	"context"
+	"errors"
+	"maps"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -29,8 +32,10 @@ var useOurErrors = sync.OnceFunc(func() {
 func humaConfig(version string, style Style) huma.Config {
 	config := huma.DefaultConfig(style.Title, version)
 	config.Info.Description = style.Description
+	config.Info.License = &huma.License{Name: "Apache License 2.0", URL: "https://www.apache.org/licenses/LICENSE-2.0"}
+	config.Servers = []*huma.Server{{URL: "/", Description: "Where this document comes from"}}
 	config.OpenAPIPath, config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", "", nil
-	config.Components.Schemas = huma.NewMapRegistry("#/components/schemas/", schemaName)
+	config.Components.Schemas = huma.NewMapRegistry(schemaPrefix, schemaName)
 	config.Components.SecuritySchemes = style.Schemes
 	config.Formats = map[string]huma.Format{
 		"application/json": {Marshal: EncodeJSON, Unmarshal: decodeJSON},
@@ -52,6 +57,7 @@ type Route struct {
 // Open registers a route that needs no key.
 func Open[I, O any](s *Surface, route Route, handler func(context.Context, *I) (*O, error), options ...func(*huma.Operation)) {
 	operation := operationOf(route, 500, 503)
+	operation.Description = "Needs no key."
 	if route.Method != http.MethodGet {
 		operation.Errors = append(operation.Errors, bodyErrors...)
 	}
@@ -67,15 +73,16 @@ func Closed[I, O any](s *Surface, route Route, handler func(context.Context, *I)
 		panic("surface: route " + route.Method + " " + route.Path + " names no scope")
 	}
 	operation := operationOf(route, 401, 403, 404, 422, 500, 503)
-	for scheme := range s.style.Schemes { // any one of them
+	for _, scheme := range slices.Sorted(maps.Keys(s.style.Schemes)) { // any one of them
 		operation.Security = append(operation.Security, map[string][]string{scheme: {}})
 	}
 	operation.Middlewares = huma.Middlewares{s.requires(route.Scope)}
 	if route.Method != http.MethodGet { // it has a body, and changes something
 		operation.Errors = append(operation.Errors, bodyErrors...)
 	}
-	if route.Scope != AnyScope {
-		operation.Description = "Needs the scope `" + route.Scope + "`."
+	operation.Description = "Needs the scope `" + route.Scope + "`."
+	if route.Scope == AnyScope {
+		operation.Description = "Needs a key, whatever its scopes."
 	}
 	register(s, operation, handler, options)
 }
@@ -104,14 +111,27 @@ func register[I, O any](s *Surface, operation huma.Operation, handler func(conte
 	for _, option := range options {
 		option(&operation)
 	}
+	if len(operation.Security) > 0 { // only a known caller has requests of its own
+		s.idempotent(&operation)
+	}
 	s.describeErrors(&operation)
 	huma.Register(s.huma, operation, func(ctx context.Context, in *I) (*O, error) {
 		out, err := handler(ctx, in)
 		if err != nil {
-			return nil, errorOf(ctx, err)
+			return nil, s.answerTo(ctx, err)
 		}
+		s.finish(ctx, out)
 		return out, nil
 	})
+}
+
+// answerTo is what an error is answered with: what was answered before, or the error in the surface's shape.
+func (s *Surface) answerTo(ctx context.Context, err error) huma.StatusError {
+	err = s.lost(ctx, err)
+	if again, ok := errors.AsType[*replay](err); ok {
+		return again
+	}
+	return errorOf(ctx, err)
 }
 
 // requires lets only callers through whose key holds the scope.

@@ -21,6 +21,8 @@ func TestCLIBadArguments(t *testing.T) {
 		"keys list":                      `"project"`,
 		"keys create --project p":        `"name"`,
 		"keys create --name n":           `"project"`,
+		"keys import --project p":        `"file"`,
+		"keys import --file x":           `"project"`,
 		"keys list --project p":          "REKEY_KEY is not set",
 		"keys verify":                    "no secret on standard input",
 		"keys verify rk_live_x":          `unknown command`,
@@ -29,9 +31,11 @@ func TestCLIBadArguments(t *testing.T) {
 		"webhooks listen":                "no signing secret",
 		"webhooks listen --addr nowhere": "no signing secret",
 		"webhooks listen --secret-file x --addr :x": "listen on :x",
-		"projections":           "",
-		"projections check now": `unknown command "now"`,
-		"health now":            `unknown command "now"`,
+		"projections":                "",
+		"projections check now":      `unknown command "now"`,
+		"health now":                 `unknown command "now"`,
+		"scanner-rules now":          `unknown command "now"`,
+		"scanner-rules --format xml": "use json, gitleaks or regex",
 	} {
 		out, err := command(t, "", strings.Fields(line)...)
 		if want == "" { // a group by itself shows its help

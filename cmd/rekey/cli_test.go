@@ -79,7 +79,9 @@ func TestCLI(t *testing.T) {
 
 	t.Run("Keys", func(t *testing.T) { cliKeys(t, r) })
 	t.Run("KeysRefused", func(t *testing.T) { cliKeysRefused(t, r) })
+	t.Run("Import", func(t *testing.T) { cliImport(t, r) })
 	t.Run("Projections", func(t *testing.T) { cliProjections(t, r) })
+	t.Run("ScannerRules", func(t *testing.T) { cliScannerRules(t, r) })
 	t.Run("Migrate", func(t *testing.T) { cliMigrate(t, r) })
 	t.Run("Health", func(t *testing.T) { cliHealth(t) })
 	t.Run("EventsTail", func(t *testing.T) { cliEventsTail(t, r) }) // restarts it, so it comes last
@@ -218,7 +220,7 @@ func cliMigrate(t *testing.T, r *instance) {
 	}
 	t.Setenv("REKEY_DATABASE_URL", "")
 	t.Setenv("REKEY_DATA_DIR", t.TempDir())
-	for _, args := range [][]string{{"migrate"}, {"projections", "check"}, {"projections", "rebuild"}} {
+	for _, args := range [][]string{{"migrate"}, {"projections", "check"}, {"projections", "rebuild"}, {"scanner-rules"}} {
 		if _, err := command(t, "", args...); err == nil || !strings.Contains(err.Error(), "REKEY_DATABASE_URL is not set") {
 			t.Errorf("%v without a database: %v", args, err)
 		}

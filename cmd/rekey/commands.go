@@ -21,7 +21,7 @@ func newRootCommand() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newDevCommand(), newServeCommand(), newMigrateCommand(), newKeysCommand(), newEventsCommand(),
-		newWebhooksCommand(), newProjectionsCommand(), newBenchCommand(), newHealthCommand())
+		newWebhooksCommand(), newProjectionsCommand(), newScannerRulesCommand(), newBenchCommand(), newHealthCommand())
 	return root
 }
 

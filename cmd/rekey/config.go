@@ -36,6 +36,10 @@ type Config struct {
 	// WebhookAllow lists networks that webhooks may reach beside the public internet.
 	WebhookAllow        []netip.Prefix
 	MinRotationInterval time.Duration
+	// TrustedProxies lists networks of proxies whose X-Forwarded-For is believed.
+	TrustedProxies []netip.Prefix
+	// GitHub checks the signatures of GitHub's secret scanning; nil: no batch is taken.
+	GitHub func(keyID, signature string, body []byte) error
 
 	Logger *slog.Logger
 	Out    io.Writer // gets the ready line
@@ -61,7 +65,9 @@ var settings = []setting{
 	{"REKEY_ROOT_KEY", "", "first start: the root key to install; unset: made and printed once"},
 	{"REKEY_MASTER_KEY", "", "base64 of 32 bytes that seals what waits; dev: made in the data directory"},
 	{"REKEY_WEBHOOK_ALLOW", "", "networks (CIDRs, comma-separated) that webhooks may reach beside the public internet; dev: loopback"},
+	{"REKEY_TRUSTED_PROXIES", "", "networks (CIDRs, comma-separated) of proxies whose X-Forwarded-For says where a request came from"},
 	{"REKEY_MIN_ROTATION_INTERVAL", "", "shortest rotation interval; 1h, dev: 1s"},
+	{"REKEY_GITHUB_SECRET_SCANNING_KEYS", "", "file with GitHub's public keys for secret scanning; unset: no batches of leaks are taken"},
 	{"REKEY_LOG_LEVEL", "info", "debug, info, warn or error"},
 	{"REKEY_POSTGRES_BIN", "", "dev: folder of the Postgres binaries"},
 }
@@ -79,7 +85,8 @@ func configFromEnv(dev bool, roles []string) (Config, error) {
 		Dev: dev, Roles: roles, Addr: env["REKEY_ADDR"], MetricsAddr: env["REKEY_METRICS_ADDR"], DataDir: env["REKEY_DATA_DIR"],
 		DatabaseURL: env["REKEY_DATABASE_URL"], NATSURL: env["REKEY_NATS_URL"], NATSAddr: env["REKEY_NATS_ADDR"], Out: os.Stdout,
 	}
-	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readInterval(env), c.validate())
+	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readProxies(env),
+		c.readInterval(env), c.readGitHubKeys(env["REKEY_GITHUB_SECRET_SCANNING_KEYS"]), c.validate())
 }
 
 func (c *Config) readLogLevel(env map[string]string) error {
@@ -115,7 +122,7 @@ func (c *Config) readRootKey(raw string) error {
 		return nil
 	}
 	root, ok := domain.ParseSecret(raw)
-	if !ok {
+	if !ok || len(raw) < domain.MinSecretLength {
 		return fmt.Errorf("REKEY_ROOT_KEY is not a key: use %d to %d printable characters without spaces, or leave it unset and one is made",
 			domain.MinSecretLength, domain.MaxSecretLength)
 	}
@@ -143,6 +150,18 @@ func (c *Config) readWebhooks(env map[string]string) (err error) {
 	if raw := env["REKEY_WEBHOOK_ALLOW"]; raw != "" {
 		if c.WebhookAllow, err = webhook.ParsePrefixes(raw); err != nil {
 			return fmt.Errorf("REKEY_WEBHOOK_ALLOW: %w", err)
+		}
+	}
+	return nil
+}
+
+func (c *Config) readProxies(env map[string]string) (err error) {
+	if c.TrustedProxies, err = webhook.ParsePrefixes(env["REKEY_TRUSTED_PROXIES"]); err != nil {
+		return fmt.Errorf("REKEY_TRUSTED_PROXIES: %w", err)
+	}
+	for _, prefix := range c.TrustedProxies {
+		if prefix.Addr().Is4In6() { // addresses are compared in one spelling; this one would match nothing
+			return fmt.Errorf("REKEY_TRUSTED_PROXIES: write %s as IPv4", prefix)
 		}
 	}
 	return nil
@@ -186,7 +205,9 @@ func (c *Config) summary() slog.Attr {
 	return slog.Group("config",
 		"dev", c.Dev, "roles", strings.Join(c.Roles, ","), "addr", c.Addr, "metrics_addr", c.MetricsAddr, "data_dir", c.DataDir,
 		"database", redactURL(c.DatabaseURL), "nats", redactURL(c.NATSURL), "webhook_allow", fmt.Sprint(c.WebhookAllow),
-		"min_rotation_interval", c.MinRotationInterval.String())
+		"trusted_proxies", fmt.Sprint(c.TrustedProxies),
+		"min_rotation_interval", c.MinRotationInterval.String(),
+		"github_secret_scanning", c.GitHub != nil)
 }
 
 // redactURL leaves only what helps to tell servers apart. NATS takes a list of servers; Postgres also takes settings that

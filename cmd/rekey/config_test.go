@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/base64"
+	"fmt"
 	"log/slog"
 	"net"
 	"os"
@@ -40,6 +41,9 @@ func TestConfigDefaults(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	if len(serve.TrustedProxies) != 0 || len(dev.TrustedProxies) != 0 {
+		t.Errorf("proxies are trusted without being named: %v, %v", serve.TrustedProxies, dev.TrustedProxies)
+	}
 	if len(serve.WebhookAllow) != 0 || serve.MinRotationInterval != time.Hour || serve.Addr != "127.0.0.1:8080" {
 		t.Errorf("serve lets webhooks go to %v and keys rotate each %s", serve.WebhookAllow, serve.MinRotationInterval)
 	}
@@ -58,7 +62,7 @@ func TestConfigReadsAll(t *testing.T) {
 	for name, value := range map[string]string{
 		"REKEY_ADDR": "0.0.0.0:80", "REKEY_METRICS_ADDR": "0.0.0.0:81", "REKEY_DATA_DIR": "/data", "REKEY_NATS_ADDR": "0.0.0.0:82",
 		"REKEY_ROOT_KEY": strings.Repeat("hidden-root-", 4), "REKEY_WEBHOOK_ALLOW": "10.0.0.0/8, fd00::/8",
-		"REKEY_MIN_ROTATION_INTERVAL": "30m", "REKEY_LOG_LEVEL": "debug",
+		"REKEY_MIN_ROTATION_INTERVAL": "30m", "REKEY_LOG_LEVEL": "debug", "REKEY_TRUSTED_PROXIES": "10.1.0.0/16,fd00::/8",
 	} {
 		t.Setenv(name, value)
 	}
@@ -69,11 +73,11 @@ func TestConfigReadsAll(t *testing.T) {
 		}
 		got := []any{
 			c.Addr, c.MetricsAddr, c.DataDir, c.DatabaseURL, c.NATSURL, c.NATSAddr, c.RootKey.Reveal(), len(c.MasterKey),
-			len(c.WebhookAllow), c.MinRotationInterval, c.Logger.Enabled(t.Context(), slog.LevelDebug),
+			len(c.WebhookAllow), fmt.Sprint(c.TrustedProxies), c.MinRotationInterval, c.Logger.Enabled(t.Context(), slog.LevelDebug),
 		}
 		want := []any{
 			"0.0.0.0:80", "0.0.0.0:81", "/data", os.Getenv("REKEY_DATABASE_URL"), os.Getenv("REKEY_NATS_URL"), "0.0.0.0:82",
-			os.Getenv("REKEY_ROOT_KEY"), 32, 2, 30 * time.Minute, true,
+			os.Getenv("REKEY_ROOT_KEY"), 32, 2, "[10.1.0.0/16 fd00::/8]", 30 * time.Minute, true,
 		}
 		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
@@ -92,14 +96,19 @@ func TestConfigRefuses(t *testing.T) {
 		{"REKEY_ROOT_KEY", "hidden hidden hidden hidden hidden hidden", "32 to 512 printable characters"},
 		{"REKEY_ROOT_KEY", "rk_live_hidden00hidden00hidden00hidden00hidden0", "leave it unset"},
 		{"REKEY_ROOT_KEY", strings.Repeat("hidden", 100), "32 to 512 printable characters"},
+		{"REKEY_ROOT_KEY", strings.Repeat("h", 31), "32 to 512 printable characters"},
 		{"REKEY_MASTER_KEY", "hidden", "openssl rand -base64 32"},
 		{"REKEY_MASTER_KEY", base64.StdEncoding.EncodeToString([]byte("hidden")), "openssl rand -base64 32"},
 		{"REKEY_WEBHOOK_ALLOW", "10.0.0.1", "a CIDR such as 10.0.0.0/8"},
 		{"REKEY_WEBHOOK_ALLOW", "10.0.0.0/8,intranet", "a CIDR such as 10.0.0.0/8"},
+		{"REKEY_TRUSTED_PROXIES", "10.0.0.1", "a CIDR such as 10.0.0.0/8"},
+		{"REKEY_TRUSTED_PROXIES", "10.0.0.0/8, ::ffff:10.0.0.0/104", "as IPv4"},
 		{"REKEY_MIN_ROTATION_INTERVAL", "60", "such as 30m"},
 		{"REKEY_MIN_ROTATION_INTERVAL", "500ms", "at least 1s"},
 		{"REKEY_MIN_ROTATION_INTERVAL", "-1h", "at least 1s"},
 		{"REKEY_LOG_LEVEL", "loud", "use debug, info, warn or error"},
+		{"REKEY_GITHUB_SECRET_SCANNING_KEYS", "nowhere.json", "no such file"},
+		{"REKEY_GITHUB_SECRET_SCANNING_KEYS", "config_test.go", "save what https://api.github.com/meta/public_keys/secret_scanning answers"},
 		{"REKEY_DATABASE_URL", "postgres://user:hidden@host:port/db", "write it like postgres://"},
 		{"REKEY_DATABASE_URL", "postgres://user:hidden@host/db?sslmode=perhaps", "write it like postgres://"},
 		{"REKEY_DATABASE_URL", "mysql://user:hidden@host/db", "write it like postgres://"},

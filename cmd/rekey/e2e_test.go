@@ -41,7 +41,7 @@ type heard struct {
 // libraries that users take.
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
-	installNode(t)
+	installNode(t, nodeFolder)
 	r := start(t)
 	receiver := startNode(t, "receiver.mjs")
 	url := awaitSaid(t, receiver, "the receiver's address", 1, func(m received) bool { return m.URL != "" })[0].URL
@@ -72,6 +72,10 @@ func startSubscriber(t *testing.T, r *instance, key keyInfo) *node {
 	auditor := r.create(t, "auditor", map[string]any{"scopes": []string{"events:read"}})
 	if _, err := nats.Connect(r.nats, nats.Token(key.Key), nats.MaxReconnects(0)); err == nil {
 		t.Error("NATS lets a key in that lacks events:read")
+	}
+	limited := r.create(t, "limited", map[string]any{"scopes": []string{"events:read"}, "resources": map[string]any{"project": []string{key.ProjectID}}})
+	if _, err := nats.Connect(r.nats, nats.Token(limited.Key), nats.MaxReconnects(0)); err == nil {
+		t.Error("NATS shows a key that is limited to a project its whole organization")
 	}
 	subscriber := startNode(t, "subscriber.mjs", "NATS_URL="+r.nats, "NATS_TOKEN="+auditor.Key, "ORGANIZATION="+auditor.OrganizationID)
 	awaitSaid(t, subscriber, "a connection", 1, func(m heard) bool { return m.Connected != "" })

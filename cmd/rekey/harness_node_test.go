@@ -16,12 +16,16 @@ import (
 	"time"
 )
 
-const nodeFolder = "testdata/node"
+// The folders of programs that run in Node.js, with the packages that each needs.
+const (
+	nodeFolder    = "testdata/node"
+	openAPIFolder = "testdata/openapi"
+)
 
 var nodeInstall sync.Mutex
 
-// installNode installs what the lock file says, once.
-func installNode(t testing.TB) {
+// installNode installs what a folder's lock file says, once.
+func installNode(t testing.TB, folder string) {
 	t.Helper()
 	for _, tool := range []string{"node", "npm"} {
 		if _, err := exec.LookPath(tool); err != nil {
@@ -30,21 +34,25 @@ func installNode(t testing.TB) {
 	}
 	nodeInstall.Lock()
 	defer nodeInstall.Unlock()
-	// npm writes this file last, so a folder without it is half an installation.
-	_, err := os.Stat(filepath.Join(nodeFolder, "node_modules", ".package-lock.json"))
-	if err == nil {
+	lock, err := os.Stat(filepath.Join(folder, "package-lock.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	// npm writes this file last: without it the installation is half of one, and an older one is of another lock file.
+	done, err := os.Stat(filepath.Join(folder, "node_modules", ".package-lock.json"))
+	if err == nil && !done.ModTime().Before(lock.ModTime()) {
 		return
 	}
-	if !errors.Is(err, fs.ErrNotExist) {
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	npm := exec.CommandContext(ctx, "npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
-	npm.Dir = nodeFolder
+	npm.Dir = folder
 	if out, err := npm.CombinedOutput(); err != nil {
 		t.Logf("npm ci: %v\n%s", err, out)
-		needed(t, "the npm packages of "+nodeFolder)
+		needed(t, "the npm packages of "+folder)
 	}
 }
 

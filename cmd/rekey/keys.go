@@ -14,7 +14,7 @@ import (
 // newKeysCommand is the API's keys on the command line.
 func newKeysCommand() *cobra.Command {
 	keys := &cobra.Command{Use: "keys", Short: "Create, list, rotate, revoke and verify keys (REKEY_URL, REKEY_KEY)"}
-	keys.AddCommand(newKeysListCommand(), newKeysCreateCommand(), newKeysRotateCommand(), newKeysRevokeCommand(), newKeysVerifyCommand(),
+	keys.AddCommand(newKeysListCommand(), newKeysCreateCommand(), newKeysRotateCommand(), newKeysRevokeCommand(), newKeysVerifyCommand(), newKeysImportCommand(),
 		callCommand("get <key-id>", "Show a key", "GET", ""), callCommand("events <key-id>", "Show the history of a key", "GET", "/events"))
 	return keys
 }

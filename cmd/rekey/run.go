@@ -8,8 +8,10 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
@@ -19,6 +21,7 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/embedded"
 	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/internal/clientip"
 	"github.com/rekeyhq/rekey/internal/seal"
 	"github.com/rekeyhq/rekey/internal/webhook"
 	"github.com/rekeyhq/rekey/migrations"
@@ -39,6 +42,7 @@ type process struct {
 	store    *eventstore.Store
 	reader   *projections.Reader
 	verifier *projections.Verifier
+	usage    *projections.Usage
 	commands *commands.Service
 	sender   *webhook.Sender
 	workers  *workers.Workers
@@ -115,8 +119,9 @@ func (p *process) checkSchema(ctx context.Context) error {
 	return nil
 }
 
-// pools are separate, so that no part can starve another: commands, lookups, and the work in the background.
-type pools struct{ commands, lookups, background *pgxpool.Pool }
+// pools are separate, so that no part can starve another: commands, lookups, reads for tenants, and the work in the
+// background. Those for tenants have rights of their own, which show them one organization at a time.
+type pools struct{ commands, lookups, tenants, background *pgxpool.Pool }
 
 func (p *process) connect(ctx context.Context) (err error) {
 	for _, pool := range []struct {
@@ -124,12 +129,14 @@ func (p *process) connect(ctx context.Context) (err error) {
 		name      string
 		size      int32
 		statement time.Duration
+		as        func(context.Context, *pgx.Conn) error
 	}{
-		{&p.pools.commands, "commands", 4, 5 * time.Second},
-		{&p.pools.lookups, "lookups", 8, 5 * time.Second},
-		{&p.pools.background, "background", 24, 30 * time.Second},
+		{&p.pools.commands, "commands", 4, 5 * time.Second, migrations.AsRole},
+		{&p.pools.lookups, "lookups", 4, 5 * time.Second, migrations.AsRole},
+		{&p.pools.tenants, "tenants", 8, 5 * time.Second, migrations.AsTenant},
+		{&p.pools.background, "background", 24, 30 * time.Second, migrations.AsRole},
 	} {
-		if *pool.into, err = openPool(ctx, p.cfg.DatabaseURL, pool.name, pool.size, pool.statement); err != nil {
+		if *pool.into, err = openPool(ctx, p.cfg.DatabaseURL, pool.name, pool.size, pool.statement, pool.as); err != nil {
 			return err
 		}
 		p.down = append(p.down, (*pool.into).Close)
@@ -137,14 +144,16 @@ func (p *process) connect(ctx context.Context) (err error) {
 	return nil
 }
 
-// openPool returns connections with the service's rights only, whose statements, locks and idle transactions are bounded.
-func openPool(ctx context.Context, databaseURL, name string, size int32, statement time.Duration) (*pgxpool.Pool, error) {
+// openPool returns connections with the rights of one role only, whose statements, locks and idle transactions are bounded.
+func openPool(ctx context.Context, databaseURL, name string, size int32, statement time.Duration,
+	as func(context.Context, *pgx.Conn) error,
+) (*pgxpool.Pool, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
 		return nil, fmt.Errorf("read REKEY_DATABASE_URL: %w", err)
 	}
 	config.MaxConns = size
-	config.AfterConnect = migrations.AsRole
+	config.AfterConnect = as
 	config.ConnConfig.ConnectTimeout = 3 * time.Second
 	for setting, value := range map[string]string{
 		"application_name":                    "rekey " + name,
@@ -183,8 +192,10 @@ func (p *process) buildCore(ctx context.Context) error {
 		Pool: p.pools.commands, Readers: p.pools.background, Projection: projections.ReadModel{}, Logger: p.cfg.Logger,
 		Observe: p.metrics.batch,
 	})
-	p.reader = projections.NewReader(p.pools.lookups)
+	p.reader = projections.NewReader(p.pools.lookups, p.pools.tenants)
 	p.verifier = projections.NewVerifier(p.reader, time.Now)
+	p.usage = projections.NewUsage(projections.UsageConfig{Pool: p.pools.background, Logger: p.cfg.Logger})
+	p.reader.ShowUsage(p.usage)
 	p.commands = commands.New(commands.Config{
 		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL,
 		Limits: domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval},
@@ -213,12 +224,14 @@ func (p *process) connectNATS() (*nats.Conn, error) {
 		nats.CustomInboxPrefix(embedded.ServiceInbox), nats.Timeout(3*time.Second))
 }
 
-// authorizeSubscriber lets holders of a key with events:read listen on the embedded NATS.
+// authorizeSubscriber lets holders of a key with events:read listen on the embedded NATS. Rights are by
+// organization there, so a key that is limited to projects gets none.
 func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedded.Grant, bool) {
 	key, err := p.verifier.Authenticate(ctx, token)
-	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) {
+	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) || key.Caller().LimitedToProjects() {
 		return embedded.Grant{}, false
 	}
+	p.usage.Used(key, "", time.Now()) // a key that only ever listens is in use too
 	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
 }
 
@@ -243,11 +256,22 @@ func (p *process) serve(ctx context.Context) error {
 		stopStore()
 		return errors.Join(err, <-storeDone)
 	}
+	stopUsage := p.startUsage(ctx)
 	p.start(groupCtx, group)
 	group.Go(p.announce)
 	err := group.Wait()
+	stopUsage()
 	stopStore()
 	return errors.Join(err, <-storeDone)
+}
+
+// startUsage writes what requests count until the last of them has been answered: the function it returns ends it, and
+// waits until all is written.
+func (p *process) startUsage(ctx context.Context) (stop func()) {
+	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	var done sync.WaitGroup
+	done.Go(func() { p.usage.Run(ctx) })
+	return func() { cancel(); done.Wait() }
 }
 
 // start starts the parts of this process's roles.
@@ -271,8 +295,17 @@ func (p *process) start(ctx context.Context, group *errgroup.Group) {
 func (p *process) handler() http.Handler {
 	return api.New(api.Config{
 		Commands: p.commands, Reader: p.reader, Verifier: p.verifier, Logger: p.cfg.Logger, Version: version,
-		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request,
+		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request, GitHub: p.cfg.GitHub,
+		Usage: p.usage.Used, ClientIP: p.clientIP,
 	})
+}
+
+// clientIP says where a request came from; empty if that is no address.
+func (p *process) clientIP(r *http.Request) string {
+	if addr := clientip.FromRequest(r, p.cfg.TrustedProxies); addr.IsValid() {
+		return addr.String()
+	}
+	return ""
 }
 
 // tail waits until the log moves past a position or ctx ends, and returns its head.

@@ -103,6 +103,20 @@ func (db *DB) pool(t testing.TB, after func(context.Context, *pgx.Conn) error) *
 	return pool
 }
 
+// Tenants returns a pool that reaches the same database the same way as another one, but only reads what one tenant at a
+// time may see. It is closed when the test ends.
+func Tenants(t testing.TB, like *pgxpool.Pool) *pgxpool.Pool {
+	t.Helper()
+	config := like.Config()
+	config.AfterConnect = migrations.AsTenant
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	return pool
+}
+
 // start brings up the server and the template, once per test binary.
 func start() {
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
