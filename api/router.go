@@ -3,6 +3,9 @@ package api
 import (
 	"net/http"
 
+	"github.com/rekeyhq/rekey/api/accountkeys"
+	"github.com/rekeyhq/rekey/api/apikey"
+	"github.com/rekeyhq/rekey/api/projects"
 	"github.com/rekeyhq/rekey/api/surface"
 	"github.com/rekeyhq/rekey/domain"
 )
@@ -25,6 +28,9 @@ func New(cfg Config) http.Handler {
 	})}
 	s.routes()
 	s.native.Document("/openapi.json")
+	accountkeys.Add(core)
+	apikey.Add(core)
+	projects.Add(core)
 	return core.Handler()
 }
 
