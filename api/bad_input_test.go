@@ -195,6 +195,7 @@ func pathRefusals() []refusal {
 		post("verify without a key", "/v1/api-keys/verify", "{}", 422, domain.CodeValidation, "key"),
 		post("verify a key that is a list", "/v1/api-keys/verify", fields{"key": []string{"x"}}, 422, domain.CodeValidation, "key"),
 		post("verify with 65 scopes", "/v1/api-keys/verify", fields{"key": "x", "scopes": manyScopes(65)}, 422, domain.CodeValidation, "scopes"),
+		post("verify from no address", "/v1/api-keys/verify", fields{"key": "x", "ip": "10.0.0.1:80"}, 422, domain.CodeValidation, "ip"),
 		post("verify with a resource that is null", "/v1/api-keys/verify", fields{"key": "x", "resources": fields{"app": nil}}, 422, domain.CodeValidation, "resources.app"),
 		post("organization without a name", "/v1/organizations", "{}", 422, domain.CodeValidation, "name"),
 		post("project with a bad brand", "/v1/projects", fields{"name": "x", "brand": "A_B"}, 422, domain.CodeValidation, "brand"),

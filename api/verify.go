@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"net/netip"
 	"time"
 
 	"github.com/rekeyhq/rekey/api/surface"
@@ -39,6 +40,11 @@ type verdictBody struct {
 type verifyOutput struct{ Body verdictBody }
 
 func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, error) {
+	if in.Body.IP != "" {
+		if _, err := netip.ParseAddr(in.Body.IP); err != nil {
+			return nil, domain.InvalidField("ip", "is not an IP address", "send it without port, such as 203.0.113.7 or 2001:db8::1, or leave it out")
+		}
+	}
 	verdict, err := s.Verifier.Verify(ctx, projections.VerifyRequest{
 		Reach: surface.Reach(ctx), Secret: in.Body.Key, Scopes: in.Body.Scopes, Resources: in.Body.Resources,
 	})

@@ -29,7 +29,8 @@ func (s Selection) IsZero() bool { return s == Selection{} }
 const live = `k.state IN ('pending', 'active', 'grace') AND (k.expires_at IS NULL OR k.expires_at > $4)
 	AND (k.state <> 'grace' OR k.grace_expires_at > $4)`
 
-// An active key takes all live ones of its lineage with it, so those are selected too.
+// An active key takes all live ones of its lineage with it, so those are selected too. The first limit is for a selection
+// that is too large anyway: it need not be found whole.
 var sqlSelectKeys = withUsage(`WITH matching AS (
 		SELECT k.id, k.lineage_id, k.state FROM keys k
 		WHERE `+within+` AND k.lineage_id <> $3 AND `+live+`
@@ -40,10 +41,12 @@ var sqlSelectKeys = withUsage(`WITH matching AS (
 			AND ($10::timestamptz IS NULL
 				OR EXISTS (SELECT FROM keys f WHERE f.lineage_id = k.lineage_id AND f.generation = 1 AND f.created_at < $10)
 					AND NOT EXISTS (SELECT FROM keys f JOIN key_usage u ON u.key_id = f.id
-						WHERE f.lineage_id = k.lineage_id AND u.last_used_at >= $10)))
-	SELECT `+keyColumns+` FROM keys k
-	WHERE `+within+` AND `+live+`
-		AND (k.id IN (SELECT id FROM matching) OR k.lineage_id IN (SELECT lineage_id FROM matching WHERE state = 'active'))
+						WHERE f.lineage_id = k.lineage_id AND u.last_used_at >= $10))
+		LIMIT $11),
+	chosen AS (
+		SELECT id FROM matching
+		UNION SELECT k.id FROM matching m JOIN keys k ON k.lineage_id = m.lineage_id WHERE m.state = 'active' AND `+live+`)
+	SELECT `+keyColumns+` FROM keys k WHERE `+within+` AND k.id IN (SELECT id FROM chosen)
 	ORDER BY k.id LIMIT $11`, "id")
 
 const sqlLiveKeys = `SELECT k.id FROM keys k
