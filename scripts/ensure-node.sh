@@ -1,6 +1,6 @@
 #!/bin/sh
-# Makes sure that this machine has Node.js 18 or later and npm. Only tests use them: independent clients written in
-# JavaScript judge our signatures and our NATS streams.
+# Makes sure that this machine has Node.js 18 or later and npm. Only tests use them: independent programs written in
+# JavaScript judge our signatures, our NATS streams and our OpenAPI documents.
 set -eu
 
 have() {

@@ -15,9 +15,10 @@ import (
 
 // answer is what came back of a request.
 type answer struct {
-	status int
-	header http.Header
-	body   []byte
+	request *http.Request
+	status  int
+	header  http.Header
+	body    []byte
 }
 
 // send sends a request; a body that is no string is encoded as JSON.
@@ -52,10 +53,10 @@ func (a rest) do(request *http.Request) (answer, error) {
 	}
 	defer func() { _ = response.Body.Close() }()
 	raw, err := io.ReadAll(response.Body)
-	return answer{response.StatusCode, response.Header, raw}, err
+	return answer{request, response.StatusCode, response.Header, raw}, err
 }
 
-// call requires a status and reads the body into a value, unless that is nil.
+// call requires a status and what the documents promise, and reads the body into a value, unless that is nil.
 func (a rest) call(t testing.TB, method, path string, body any, want int, into any) answer {
 	t.Helper()
 	got, err := a.send(t.Context(), method, path, body)
@@ -64,6 +65,9 @@ func (a rest) call(t testing.TB, method, path string, body any, want int, into a
 	}
 	if got.status != want {
 		t.Fatalf("%s %s answered %d, not %d: %s", method, path, got.status, want, got.body)
+	}
+	if err := documented(got); err != nil {
+		t.Errorf("%s %s answered otherwise than documented: %v: %s", method, path, err, got.body)
 	}
 	if into != nil {
 		if err := json.Unmarshal(got.body, into); err != nil {

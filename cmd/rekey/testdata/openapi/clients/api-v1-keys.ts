@@ -1,0 +1,13 @@
+// A client of the surface of account keys at /api/v1/keys.
+import createClient from "openapi-fetch";
+import { tour } from "./accountkeys.js";
+import { key, url } from "./outcome.js";
+import type { paths } from "./types/api-v1-keys.js";
+
+const api = createClient<paths>({ baseUrl: url, headers: { Authorization: `Bearer ${key}` } });
+
+await tour({
+  list: () => api.GET("/api/v1/keys"),
+  create: (body) => api.POST("/api/v1/keys", { body }),
+  revoke: (id) => api.DELETE("/api/v1/keys/{id}", { params: { path: { id } } }),
+});
