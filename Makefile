@@ -8,7 +8,7 @@ LDFLAGS := -X main.version=$(VERSION)
 STATICCHECK := honnef.co/go/tools/cmd/staticcheck@v0.8.2
 GOVULNCHECK := golang.org/x/vuln/cmd/govulncheck@v1.8.0
 
-.PHONY: build dev test race lint vuln bench soak clean
+.PHONY: build dev test race fuzz lint vuln bench soak clean
 
 build: ## Build bin/rekey
 	$(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/rekey ./cmd/rekey
@@ -24,6 +24,10 @@ test: ## Run the tests
 race: ## Run the tests with the race detector
 	@scripts/ensure-postgres.sh
 	$(GO) test -race ./...
+
+fuzz: ## Each fuzz target for FUZZ_SECONDS, 60 by default
+	@scripts/ensure-postgres.sh
+	@scripts/fuzz.sh
 
 lint: ## Formatting, vet and staticcheck
 	@test -z "$$(gofmt -l $$(git ls-files '*.go'))" || { gofmt -d $$(git ls-files '*.go'); exit 1; }

@@ -166,6 +166,8 @@ func pathRefusals() []refusal {
 		get("very long id", "/v1/api-keys/"+strings.Repeat("k", 8_000), 404, domain.CodeNotFound, ""),
 		get("very long path", "/"+strings.Repeat("v1/", 4_000), 404, domain.CodeNotFound, ""),
 		get("unknown route", "/v1/keyz", 404, domain.CodeNotFound, ""),
+		get("empty id", "/v1/api-keys//events", 404, domain.CodeNotFound, ""),
+		post("empty id to rotate", "/v1/api-keys//rotate", "{}", 404, domain.CodeNotFound, ""),
 		get("slash at the end", "/v1/api-keys/", 404, domain.CodeNotFound, ""),
 		get("environment id with NUL", "/v1/environments/%00", 404, domain.CodeNotFound, ""),
 		get("organization id with NUL", "/v1/organizations/%00", 404, domain.CodeNotFound, ""),

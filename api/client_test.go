@@ -31,7 +31,7 @@ func (b *bench) as(secret string) *client {
 
 // answer is what came back, read to its end.
 type answer struct {
-	t      *testing.T
+	t      testing.TB
 	status int
 	header http.Header
 	body   []byte

@@ -19,7 +19,7 @@ import (
 var update = flag.Bool("update", false, "write the golden files anew")
 
 // golden compares with a file that was reviewed.
-func golden(t *testing.T, name, got string) {
+func golden(t testing.TB, name, got string) {
 	t.Helper()
 	path := filepath.Join("testdata", name)
 	if *update {
@@ -34,7 +34,7 @@ func golden(t *testing.T, name, got string) {
 	}
 }
 
-func indented(t *testing.T, raw []byte) string {
+func indented(t testing.TB, raw []byte) string {
 	t.Helper()
 	var out bytes.Buffer
 	must(t, json.Indent(&out, raw, "", "  "))

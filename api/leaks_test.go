@@ -28,7 +28,7 @@ import (
 // scanner is GitHub: it signs batches.
 type scanner struct{ key *ecdsa.PrivateKey }
 
-func newScanner(t *testing.T, curve elliptic.Curve) scanner {
+func newScanner(t testing.TB, curve elliptic.Curve) scanner {
 	t.Helper()
 	key, err := ecdsa.GenerateKey(curve, rand.Reader)
 	must(t, err)
@@ -36,7 +36,7 @@ func newScanner(t *testing.T, curve elliptic.Curve) scanner {
 }
 
 // keys is the document that GitHub publishes.
-func (s scanner) keys(t *testing.T) []byte {
+func (s scanner) keys(t testing.TB) []byte {
 	t.Helper()
 	der, err := x509.MarshalPKIXPublicKey(s.key.Public())
 	must(t, err)
@@ -63,7 +63,7 @@ func (s scanner) headers(t *testing.T, body string) []string {
 }
 
 // knows lets the surface take batches of a scanner.
-func knows(t *testing.T, s scanner) func(*api.Config) {
+func knows(t testing.TB, s scanner) func(*api.Config) {
 	t.Helper()
 	keys, err := github.ParseKeys(s.keys(t))
 	must(t, err)

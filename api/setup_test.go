@@ -29,7 +29,7 @@ func TestMain(m *testing.M) { dbtest.Main(m) }
 
 // bench is the surface on a real database, wired as cmd/rekey wires it, without NATS and workers.
 type bench struct {
-	t        *testing.T
+	t        testing.TB
 	options  options
 	store    *eventstore.Store
 	reader   *projections.Reader
@@ -53,7 +53,7 @@ type options struct {
 }
 
 // setup starts the surface on a fresh database, with the organization and the root key of a first start.
-func setup(t *testing.T, o options) *bench {
+func setup(t testing.TB, o options) *bench {
 	t.Helper()
 	b := &bench{t: t, clock: &clock{at: o.now}, logs: &logs{}}
 	if o.db == nil && o.pool == nil {
@@ -293,7 +293,7 @@ func eventually(t *testing.T, what string, condition func() bool) {
 	}
 }
 
-func must(t *testing.T, err error) {
+func must(t testing.TB, err error) {
 	t.Helper()
 	if err != nil {
 		t.Fatal(err)

@@ -22,7 +22,7 @@ import (
 
 // stream is an open stream of events.
 type stream struct {
-	t        *testing.T
+	t        testing.TB
 	id       string // of the request
 	body     *bufio.Scanner
 	response *http.Response

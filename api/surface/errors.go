@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -187,12 +188,20 @@ func fromHuma(ctx huma.Context, code int, _ string, errs ...error) huma.StatusEr
 			refusal.Fields = []domain.FieldError{{Field: "body", Message: "is missing", Remedy: "send a JSON object"}}
 		}
 	default:
-		refusal.Fields = fieldErrors(errs, document)
+		if refusal.Fields = fieldErrors(errs, document); slices.ContainsFunc(errs, emptyPart) {
+			refusal = domain.NotFound("route")
+		}
 	}
 	if len(refusal.Fields) > 0 {
 		refusal.Message = refusal.Fields[0].Field + " " + refusal.Fields[0].Message
 	}
 	return errorOf(reqCtx, refusal)
+}
+
+// emptyPart reports a path with nothing where an id should be, such as /apikey//: nobody's id is empty.
+func emptyPart(err error) bool {
+	detailer, ok := err.(huma.ErrorDetailer)
+	return ok && detailer.ErrorDetail().Message == "required path parameter is missing"
 }
 
 // documentOf is where the caller can read what the surface takes.
