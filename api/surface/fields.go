@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"math"
 	"reflect"
+	"regexp"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -47,13 +48,17 @@ func (o Optional[T]) Pointer() *T {
 	return &o.Value
 }
 
+// rfc3339 is the form of a time. Go's own reading of it also takes an hour of one digit, a comma for a point, and zones of
+// more than a day (go.dev/issue/54580).
+var rfc3339 = regexp.MustCompile(`^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]([01]\d|2[0-3]):[0-5]\d)$`)
+
 // Instant reads a time.
 func Instant(field string, text *string) (*time.Time, error) {
 	if text == nil {
 		return nil, nil
 	}
 	at, err := time.Parse(time.RFC3339, *text)
-	if err != nil {
+	if err != nil || !rfc3339.MatchString(*text) {
 		return nil, domain.InvalidField(field, "is not a time", "write it in RFC 3339, such as 2030-01-31T12:00:00Z")
 	}
 	return &at, nil
