@@ -113,9 +113,9 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int64) ([]byte, erro
 
 type revokeLeakedInput struct {
 	Body struct {
-		Key  *string  `json:"key,omitempty" example:"rk_live_..." doc:"The secret that was found"`
-		Keys []string `json:"keys,omitempty" minItems:"1" maxItems:"100" nullable:"false" doc:"Several of them; instead of key"`
-		URL  string   `json:"url,omitempty" example:"https://git.example.com/acme/demo/src/.env" doc:"Where; it is kept without credentials, query and fragment, and dropped if it tells the secret"`
+		Key  *string  `json:"key,omitempty" nullable:"true" example:"rk_live_..." doc:"The secret that was found"`
+		Keys []string `json:"keys,omitempty" minItems:"1" maxItems:"100" nullable:"true" doc:"Several of them; instead of key"`
+		URL  string   `json:"url,omitempty" nullable:"true" example:"https://git.example.com/acme/demo/src/.env" doc:"Where; it is kept without credentials, query and fragment, and dropped if it tells the secret"`
 	}
 }
 
