@@ -1,4 +1,4 @@
-// Package apikey is the HTTP surface for clients of the `/apikey/` page (seed 002): numeric ids, modes in place of scopes,
+// Package apikey is the HTTP surface for clients of the `/apikey/` page: numeric ids, modes in place of scopes,
 // limits to apps and organizations, and errors that are one sentence and `"status":"KO"`.
 //
 // It translates, and has no rules of its own: keys are the same ones as on the native surface, made and ended by the same
