@@ -19,8 +19,8 @@ type dnsServer struct {
 	asked map[string]int
 }
 
-// newResolver gives a resolver that asks a name server answering each question for IPv4 addresses by answer, which gets
-// the name in lower case and how often it was asked for before. No addresses means that the name does not exist.
+// newResolver gives a resolver that asks a name server answering each question by answer, which gets the name in lower
+// case and how often its IPv4 addresses were asked for before. No addresses means that the name does not exist.
 func newResolver(t testing.TB, answer func(name string, asked int) []netip.Addr) *net.Resolver {
 	t.Helper()
 	conn, err := net.ListenPacket("udp4", "127.0.0.1:0")
@@ -93,13 +93,13 @@ func (s *dnsServer) respond(query []byte) []byte {
 		response[3] = 3
 	}
 	for _, addr := range addrs {
-		if kind != typeA || !addr.Is4() {
+		if addr.Is4() != (kind == typeA) {
 			continue
 		}
-		ip := addr.As4()
+		ip := addr.AsSlice()
 		response[7]++
-		response = append(response, 0xc0, header, 0, typeA, 0, 1, 0, 0, 0, 0, 0, 4)
-		response = append(response, ip[:]...)
+		response = append(response, 0xc0, header, 0, byte(kind), 0, 1, 0, 0, 0, 0, 0, byte(len(ip)))
+		response = append(response, ip...)
 	}
 	return response
 }

@@ -5,14 +5,33 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"log/slog"
 	"strings"
 	"time"
-	"unicode/utf8"
 )
 
-// TypeRotationCreated is the type of the message that brings a receiver its new secret.
-const TypeRotationCreated = "key.rotation.created"
+// The types of messages.
+const (
+	// TypeRotationCreated brings a receiver its new secret.
+	TypeRotationCreated = "key.rotation.created"
+	// TypeRotationAcknowledged says that the new secret is known to have arrived, and until when the old one works.
+	TypeRotationAcknowledged = "key.rotation.acknowledged"
+	// TypeRotationStalled says that the new secret did not arrive. The old one keeps working.
+	TypeRotationStalled = "key.rotation.stalled"
+	// TypeRotationBlocked says that a rotation was due and could not begin.
+	TypeRotationBlocked = "key.rotation.blocked"
+	// TypeRotationCompleted says that the old secret has ended.
+	TypeRotationCompleted = "key.rotation.completed"
+	// TypeRotationCancelled says that the new secret will never count: the receiver forgets it.
+	TypeRotationCancelled = "key.rotation.cancelled"
+	// TypeUsedInGrace says who still uses a secret that is about to end.
+	TypeUsedInGrace = "key.version.used_in_grace"
+	// TypeKeyExpiring says that a key ends soon.
+	TypeKeyExpiring = "key.expiring"
+	// TypeEndpointVerification asks a receiver to show that it holds the signing secret.
+	TypeEndpointVerification = "endpoint.verification"
+	// TypeEndpointTest is a message that means nothing.
+	TypeEndpointTest = "endpoint.test"
+)
 
 // ErrIncompleteMessage says that a message lacks a part its receivers rely on.
 var ErrIncompleteMessage = errors.New("webhook message is incomplete")
@@ -56,97 +75,4 @@ func validType(s string) bool {
 		}
 	}
 	return true
-}
-
-// Rotation is what a receiver learns about a hand-over, the secret aside.
-type Rotation struct {
-	KeyID         string
-	PreviousKeyID string
-	LineageID     string
-	// Generation is the new key's. Receivers ignore one that is lower than what they hold.
-	Generation   int64
-	RotationID   string
-	GraceSeconds int64
-}
-
-// KeySecret is the new key's secret as one message carries it. It prints as [redacted]; the zero value is not valid.
-type KeySecret struct {
-	wire func() keySecretWire // a function for the reason given at Secret
-}
-
-type keySecretWire struct {
-	Mode  string `json:"mode"`
-	Value string `json:"value,omitempty"`
-}
-
-// PlainSecret carries the secret readable, for a body that is sent over TLS and stored nowhere unsealed.
-func PlainSecret(value string) KeySecret {
-	return KeySecret{func() keySecretWire { return keySecretWire{Mode: "plain", Value: value} }}
-}
-
-// OmittedSecret says that there is a new secret, and not which: for NATS, where many may read.
-func OmittedSecret() KeySecret {
-	return KeySecret{func() keySecretWire { return keySecretWire{Mode: "omitted"} }}
-}
-
-// String hides the secret.
-func (KeySecret) String() string { return redacted }
-
-// GoString hides the secret from %#v.
-func (KeySecret) GoString() string { return redacted }
-
-// Format hides the secret from every verb of fmt.
-func (KeySecret) Format(f fmt.State, verb rune) { Secret{}.Format(f, verb) }
-
-// LogValue hides the secret from log/slog.
-func (KeySecret) LogValue() slog.Value { return slog.StringValue(redacted) }
-
-// MarshalJSON hides the secret; RotationCreated is the one way to put it into a message.
-func (KeySecret) MarshalJSON() ([]byte, error) { return Secret{}.MarshalJSON() }
-
-// MarshalText hides the secret from every encoder that works with text.
-func (KeySecret) MarshalText() ([]byte, error) { return Secret{}.MarshalText() }
-
-// RotationCreated gives the body of key.rotation.created. The same rotation gives the same bytes each time, the secret's
-// mode aside.
-func RotationCreated(at time.Time, r Rotation, secret KeySecret) ([]byte, error) {
-	if err := r.validate(secret); err != nil {
-		return nil, fmt.Errorf("encode %s: %w", TypeRotationCreated, err)
-	}
-	return Message{Type: TypeRotationCreated, At: at, Data: rotationWire{
-		KeyID:         r.KeyID,
-		PreviousKeyID: r.PreviousKeyID,
-		LineageID:     r.LineageID,
-		Generation:    r.Generation,
-		RotationID:    r.RotationID,
-		GraceSeconds:  r.GraceSeconds,
-		Secret:        secret.wire(),
-	}}.Encode()
-}
-
-// validate refuses what would leave a receiver with a secret it cannot place, or without one.
-func (r Rotation) validate(secret KeySecret) error {
-	switch {
-	case r.KeyID == "" || r.PreviousKeyID == "" || r.LineageID == "" || r.RotationID == "":
-		return fmt.Errorf("%w: every id is required", ErrIncompleteMessage)
-	case r.Generation < 1 || r.GraceSeconds < 0:
-		return fmt.Errorf("%w: generation counts from 1 and grace from 0", ErrIncompleteMessage)
-	case secret.wire == nil || secret.wire() == (keySecretWire{Mode: "plain"}):
-		return fmt.Errorf("%w: the secret is required", ErrIncompleteMessage)
-	case !utf8.ValidString(secret.wire().Value):
-		// encoding/json would replace the bytes and deliver another secret.
-		return fmt.Errorf("%w: the secret is not text", ErrIncompleteMessage)
-	}
-	return nil
-}
-
-// rotationWire is the contract with receivers: names, order and types are frozen in testdata.
-type rotationWire struct {
-	KeyID         string        `json:"key_id"`
-	PreviousKeyID string        `json:"previous_key_id"`
-	LineageID     string        `json:"lineage_id"`
-	Generation    int64         `json:"generation"`
-	RotationID    string        `json:"rotation_id"`
-	GraceSeconds  int64         `json:"grace_seconds"`
-	Secret        keySecretWire `json:"secret"`
 }

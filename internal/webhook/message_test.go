@@ -24,33 +24,117 @@ var (
 	}
 )
 
-// The bodies are a contract with receivers: a change here breaks theirs.
+// golden compares a body with the file that froze it.
+func golden(t *testing.T, name string, got []byte) {
+	t.Helper()
+	path := filepath.Join("testdata", name)
+	if *update {
+		if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(strings.TrimSuffix(string(want), "\n"), string(got)); diff != "" {
+		t.Errorf("%s (-want +got):\n%s", name, diff)
+	}
+}
+
+// The bodies are a contract with receivers: a change here breaks theirs. What an older sender left out stays out.
 func TestRotationCreated_Golden(t *testing.T) {
 	t.Parallel()
-	for name, secret := range map[string]KeySecret{
-		"rotation_plain.json":   PlainSecret("rk_live_0123456789<&>ABCDEFGHIJKLMNOPQRSTUV0a1B2c"),
-		"rotation_omitted.json": OmittedSecret(),
+	whole := testRotation
+	whole.OrganizationID, whole.Trigger, whole.AckLevel, whole.ExpiresAt = "org_01kc8f4yq5e6d9f3w7x2z0abcf", "interval", "proof", testAt.Add(24*time.Hour)
+	for name, test := range map[string]struct {
+		rotation Rotation
+		secret   KeySecret
+	}{
+		"rotation_plain.json":   {testRotation, PlainSecret("rk_live_0123456789<&>ABCDEFGHIJKLMNOPQRSTUV0a1B2c")},
+		"rotation_omitted.json": {testRotation, OmittedSecret()},
+		"rotation_claim.json":   {whole, ClaimSecret("https://keys.example.com/v1/claims/clm_0123?a=b&c", testAt.Add(time.Hour))},
 	} {
-		got, err := RotationCreated(testAt, testRotation, secret)
+		got, err := RotationCreated(testAt, test.rotation, test.secret)
 		if err != nil {
 			t.Fatal(err)
 		}
-		path := filepath.Join("testdata", name)
-		if *update {
-			if err := os.WriteFile(path, append(got, '\n'), 0o644); err != nil {
-				t.Fatal(err)
-			}
-		}
-		want, err := os.ReadFile(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if diff := cmp.Diff(strings.TrimSuffix(string(want), "\n"), string(got)); diff != "" {
-			t.Errorf("%s (-want +got):\n%s", name, diff)
-		}
-		again, err := RotationCreated(testAt, testRotation, secret)
+		golden(t, name, got)
+		again, err := RotationCreated(testAt, test.rotation, test.secret)
 		if err != nil || !bytes.Equal(got, again) {
 			t.Errorf("%s: a second encoding differs: %v", name, err)
+		}
+		read, _, err := ReadRotation(got)
+		if diff := cmp.Diff(test.rotation, read); diff != "" || err != nil {
+			t.Errorf("%s is read as another (-want +got), %v:\n%s", name, err, diff)
+		}
+	}
+}
+
+// What says nothing of a secret.
+func TestNotices_Golden(t *testing.T) {
+	t.Parallel()
+	key := Key{OrganizationID: "org_1", ProjectID: "proj_1", KeyID: "key_1", LineageID: "lin_1", Generation: 1, Name: "billing <é>"}
+	use := GraceUse{RotationID: "rot_1", ReplacedByKeyID: "key_2", GraceExpiresAt: testAt.Add(time.Hour), Address: "203.0.113.0", UserAgent: "curl/8",
+		Count: 3, FirstSeen: testAt.Add(-time.Minute), LastSeen: testAt}
+	for name, encode := range map[string]func(time.Time) ([]byte, error){
+		"rotation_acknowledged.json": func(at time.Time) ([]byte, error) {
+			return RotationAcknowledged(at, testRotation, "proof", at.Add(time.Hour))
+		},
+		"rotation_acknowledged_no_end.json": func(at time.Time) ([]byte, error) {
+			return RotationAcknowledged(at, testRotation, "claim", time.Time{})
+		},
+		"rotation_stalled.json": func(at time.Time) ([]byte, error) { return RotationStalled(at, testRotation, string(TimedOut)) },
+		"rotation_blocked.json": func(at time.Time) ([]byte, error) {
+			return RotationBlocked(at, key, "endpoint_disabled", testAt.Add(-time.Hour))
+		},
+		"rotation_completed.json": func(at time.Time) ([]byte, error) { return RotationCompleted(at, testRotation) },
+		"rotation_cancelled.json": func(at time.Time) ([]byte, error) { return RotationCancelled(at, testRotation, "superseded") },
+		"used_in_grace.json":      func(at time.Time) ([]byte, error) { return UsedInGrace(at, key, use) },
+		"key_expiring.json":       func(at time.Time) ([]byte, error) { return KeyExpiring(at, key, testAt.Add(time.Hour)) },
+		"endpoint_test.json":      func(at time.Time) ([]byte, error) { return EndpointTest(at, "ep_1") },
+		"endpoint_verification.json": func(at time.Time) ([]byte, error) {
+			return EndpointVerification(at, Verification{OrganizationID: "org_1", EndpointID: "ep_1", Challenge: "chl_0123"}, testID)
+		},
+	} {
+		got, err := encode(testAt)
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		golden(t, name, got)
+		if _, err := encode(time.Time{}); !errors.Is(err, ErrIncompleteMessage) {
+			t.Errorf("%s without a time: %v", name, err)
+		}
+		if _, _, err := ReadRotation(got); !errors.Is(err, ErrNotRotation) {
+			t.Errorf("%s is taken for a rotation: %v", name, err)
+		}
+	}
+}
+
+func TestNotices_RefuseWhatIsIncomplete(t *testing.T) {
+	t.Parallel()
+	key := Key{OrganizationID: "org_1", ProjectID: "proj_1", KeyID: "key_1", LineageID: "lin_1", Generation: 1}
+	use := GraceUse{RotationID: "rot_1", ReplacedByKeyID: "key_2", Count: 1, LastSeen: testAt}
+	for name, encode := range map[string]func() ([]byte, error){
+		"acknowledged by nothing": func() ([]byte, error) { return RotationAcknowledged(testAt, testRotation, "", testAt) },
+		"acknowledged, no ids":    func() ([]byte, error) { return RotationAcknowledged(testAt, Rotation{}, "proof", testAt) },
+		"stalled for no reason":   func() ([]byte, error) { return RotationStalled(testAt, testRotation, "") },
+		"completed, no ids":       func() ([]byte, error) { return RotationCompleted(testAt, Rotation{}) },
+		"cancelled, no state":     func() ([]byte, error) { return RotationCancelled(testAt, testRotation, "") },
+		"blocked, no reason":      func() ([]byte, error) { return RotationBlocked(testAt, key, "", testAt) },
+		"blocked, never due":      func() ([]byte, error) { return RotationBlocked(testAt, key, "x", time.Time{}) },
+		"expiring, no key":        func() ([]byte, error) { return KeyExpiring(testAt, Key{}, testAt) },
+		"expiring never":          func() ([]byte, error) { return KeyExpiring(testAt, key, time.Time{}) },
+		"used, no key":            func() ([]byte, error) { return UsedInGrace(testAt, Key{}, use) },
+		"used by nobody":          func() ([]byte, error) { return UsedInGrace(testAt, key, GraceUse{}) },
+		"test of no endpoint":     func() ([]byte, error) { return EndpointTest(testAt, "") },
+		"verification of nothing": func() ([]byte, error) { return EndpointVerification(testAt, Verification{}, testID) },
+		"verification, no question": func() ([]byte, error) {
+			return EndpointVerification(testAt, Verification{OrganizationID: "org_1", EndpointID: "ep_1"}, testID)
+		},
+	} {
+		if _, err := encode(); !errors.Is(err, ErrIncompleteMessage) {
+			t.Errorf("%s: %v", name, err)
 		}
 	}
 }
@@ -69,6 +153,9 @@ func TestRotationCreated_RefusesWhatReceiversCannotUse(t *testing.T) {
 		"generation 0":        {func(r *Rotation) { r.Generation = 0 }, plain},
 		"negative grace":      {func(r *Rotation) { r.GraceSeconds = -1 }, plain},
 		"no secret":           {func(*Rotation) {}, KeySecret{}},
+		"claim without URL":   {func(*Rotation) {}, ClaimSecret("", testAt)},
+		"claim without end":   {func(*Rotation) {}, ClaimSecret("https://canary.example.com", time.Time{})},
+		"claim URL too long":  {func(*Rotation) {}, ClaimSecret("https://canary.example.com/"+strings.Repeat("x", maxURLLength), testAt)},
 		"empty plain secret":  {func(*Rotation) {}, PlainSecret("")},
 		"secret is not UTF-8": {func(*Rotation) {}, PlainSecret("canary\xff")},
 	}
@@ -87,17 +174,25 @@ func TestRotationCreated_RefusesWhatReceiversCannotUse(t *testing.T) {
 	}
 }
 
-// a key in a cloud KMS signs at most 4096 bytes, so a rotation stays below with every field at its longest.
+// a key in a cloud KMS signs at most 4096 bytes, so a rotation stays below with every field at its longest, in each
+// mode.
 func TestRotationCreated_FitsIntoAKMS(t *testing.T) {
 	t.Parallel()
 	id := strings.Repeat("x", 90) // the longest TypeID
-	body, err := RotationCreated(testAt.Add(123456789), Rotation{KeyID: id, PreviousKeyID: id, LineageID: id, RotationID: id,
-		Generation: math.MaxInt64, GraceSeconds: math.MaxInt64}, PlainSecret(strings.Repeat("s", 1024)))
+	r := Rotation{OrganizationID: id, KeyID: id, PreviousKeyID: id, LineageID: id, RotationID: id, Generation: math.MaxInt64, GraceSeconds: math.MaxInt64,
+		Trigger: strings.Repeat("t", 32), AckLevel: strings.Repeat("a", 32), ExpiresAt: testAt.Add(123456789)}
+	sealed, err := SealSecret(newReceiverKey(t).Public(), r, id, strings.Repeat("s", 1024))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if signed := len(id) + 1 + maxTimestampDigits + 1 + len(body); signed > 4096 {
-		t.Errorf("%d bytes are signed", signed)
+	for _, secret := range []KeySecret{PlainSecret(strings.Repeat("s", 1024)), ClaimSecret(strings.Repeat("u", maxURLLength), testAt), sealed, OmittedSecret()} {
+		body, err := RotationCreated(testAt.Add(123456789), r, secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if signed := len(signedContent(id, strings.Repeat("9", maxTimestampDigits), body)); signed > 4096 {
+			t.Errorf("%s: %d bytes are signed", secret.Mode(), signed)
+		}
 	}
 }
 

@@ -19,6 +19,8 @@ type Outcome string
 const (
 	// Delivered: the receiver answered 2xx, and its answer arrived whole or as far as it is read.
 	Delivered Outcome = "delivered"
+	// AckMissing: the receiver answered 2xx without the proof that was demanded, or with a wrong one.
+	AckMissing Outcome = "ack_missing"
 	// RedirectRefused: the receiver answered 3xx. Redirects are never followed.
 	RedirectRefused Outcome = "redirect_refused"
 	// Gone: the receiver answered 410 and wants no more webhooks.
@@ -49,6 +51,7 @@ const (
 
 var messages = map[Outcome]string{
 	Delivered:       "The receiver accepted the webhook.",
+	AckMissing:      "The receiver accepted the webhook, but its answer does not carry the right proof.",
 	RedirectRefused: "The receiver answered with a redirect. Redirects are not followed; register the final URL.",
 	Gone:            "The receiver answered 410 Gone, so no more webhooks are sent to it.",
 	Throttled:       "The receiver answered 429 Too Many Requests. The webhook is sent again later.",

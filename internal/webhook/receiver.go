@@ -22,12 +22,17 @@ type Received struct {
 	// SentAt is when this attempt was signed.
 	SentAt time.Time
 	Body   []byte
+	// SignedBy is the secret that signed it; the zero Secret if only a public key shows that.
+	SignedBy Secret
 }
 
 // ReceiverConfig makes a Receiver.
 type ReceiverConfig struct {
 	// Handle gets each message once. After an error the sender is asked to send it again. Required.
 	Handle func(ctx context.Context, message Received) error
+	// Answer gives headers for the answer 204, such as a proof. It is asked for repetitions too: the first answer may have
+	// been lost. Nil gives none.
+	Answer func(message Received) http.Header
 	// Now is compared with the time of the signature. Nil means time.Now.
 	Now func() time.Time
 	// Remembers is how many ids of handled messages are kept in memory; 10,000 when zero.
@@ -42,12 +47,14 @@ type ReceiverConfig struct {
 // Handle failed, and 503 while the same message is being handled.
 type Receiver struct {
 	handle    func(context.Context, Received) error
+	answer    func(Received) http.Header
 	now       func() time.Time
 	remembers int
 	timeout   time.Duration
 
 	mu      sync.Mutex
 	secrets []Secret
+	public  []PublicKey
 	// handled has an entry for each id at work (false) or done (true); order has the done ones, oldest first.
 	handled map[string]bool
 	order   []string
@@ -58,7 +65,10 @@ var _ http.Handler = (*Receiver)(nil)
 // NewReceiver makes a Receiver without secrets, which refuses every message until it has one.
 func NewReceiver(cfg ReceiverConfig) *Receiver {
 	r := &Receiver{
-		handle: cfg.Handle, now: cfg.Now, remembers: cfg.Remembers, timeout: receiveTimeout, handled: make(map[string]bool),
+		handle: cfg.Handle, answer: cfg.Answer, now: cfg.Now, remembers: cfg.Remembers, timeout: receiveTimeout, handled: make(map[string]bool),
+	}
+	if r.answer == nil {
+		r.answer = func(Received) http.Header { return nil }
 	}
 	if r.now == nil {
 		r.now = time.Now
@@ -77,6 +87,13 @@ func (r *Receiver) AddSecret(secret Secret) {
 	r.secrets = append(append([]Secret(nil), r.secrets...), secret)
 }
 
+// AddPublicKey lets messages through that are signed by the private half of key, from now on.
+func (r *Receiver) AddPublicKey(key PublicKey) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.public = append(append([]PublicKey(nil), r.public...), key)
+}
+
 // ServeHTTP takes one message.
 func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 	if request.Method != http.MethodPost {
@@ -89,12 +106,25 @@ func (r *Receiver) ServeHTTP(w http.ResponseWriter, request *http.Request) {
 		http.Error(w, http.StatusText(status), status)
 		return
 	}
-	if err := Verify(request.Header, body, r.now(), r.currentSecrets()...); err != nil {
+	signer, err := r.verify(request.Header, body)
+	if err != nil {
 		http.Error(w, err.Error(), http.StatusUnauthorized)
 		return
 	}
-	at, _ := parseTimestamp(request.Header.Get(HeaderTimestamp)) // Verify has parsed it before
-	r.once(w, request, Received{ID: request.Header.Get(HeaderID), SentAt: at.UTC(), Body: body})
+	at, _ := parseTimestamp(request.Header.Get(HeaderTimestamp)) // it was parsed to be verified
+	r.once(w, request, Received{ID: request.Header.Get(HeaderID), SentAt: at.UTC(), Body: body, SignedBy: signer})
+}
+
+// verify says who signed. Secrets come first, since a proof can only be made with one of them.
+func (r *Receiver) verify(h http.Header, body []byte) (Secret, error) {
+	secrets, public := r.keys()
+	now := r.now()
+	for _, secret := range secrets {
+		if err := Verify(h, body, now, secret); err == nil {
+			return secret, nil
+		}
+	}
+	return Secret{}, verify(h, body, now, secrets, public)
 }
 
 // readBody gives the body, or the status to refuse it with.
@@ -117,7 +147,7 @@ func (r *Receiver) once(w http.ResponseWriter, request *http.Request, message Re
 	done, working := r.begin(message.ID)
 	switch {
 	case done:
-		w.WriteHeader(http.StatusNoContent)
+		r.accept(w, message)
 		return
 	case working:
 		// Saying 204 now would lose the message if Handle fails.
@@ -132,6 +162,13 @@ func (r *Receiver) once(w http.ResponseWriter, request *http.Request, message Re
 		return
 	}
 	succeeded = true
+	r.accept(w, message)
+}
+
+func (r *Receiver) accept(w http.ResponseWriter, message Received) {
+	for name, values := range r.answer(message) {
+		w.Header()[name] = values
+	}
 	w.WriteHeader(http.StatusNoContent)
 }
 
@@ -160,8 +197,8 @@ func (r *Receiver) end(id string, succeeded bool) {
 	}
 }
 
-func (r *Receiver) currentSecrets() []Secret {
+func (r *Receiver) keys() ([]Secret, []PublicKey) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.secrets
+	return r.secrets, r.public
 }

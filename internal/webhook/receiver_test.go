@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
 // inbox is a handler that keeps messages, and fails while it is told to.
@@ -67,8 +68,11 @@ func TestReceiver_TakesWhatSenderSends(t *testing.T) {
 	if age := time.Since(got.SentAt); age < 0 || age > time.Minute {
 		t.Errorf("sent at %v", got.SentAt)
 	}
-	got.SentAt = time.Time{}
-	if diff := cmp.Diff(Received{ID: testID, Body: testBody}, got); diff != "" {
+	if got.SignedBy.Reveal() != request.Secrets[0].Reveal() {
+		t.Error("it does not know which secret signed")
+	}
+	got.SentAt, got.SignedBy = time.Time{}, Secret{}
+	if diff := cmp.Diff(Received{ID: testID, Body: testBody}, got, cmpopts.IgnoreFields(Received{}, "SignedBy")); diff != "" {
 		t.Errorf("(-want +got):\n%s", diff)
 	}
 }

@@ -22,18 +22,21 @@ const (
 )
 
 // ErrMalformedSecret says that a text is not a signing secret. The text itself is never part of the error.
-var ErrMalformedSecret = errors.New("signing secret is malformed: want whsec_ and 24 to 64 bytes in standard base64")
+var ErrMalformedSecret = errors.New("signing secret is malformed: want whsec_ and 24 to 64 bytes, or whsk_ and an ed25519 key of 64 bytes, in standard base64")
 
-// Secret is a signing secret that rekey shares with one receiver. However it is printed, logged or marshalled, it
-// shows as [redacted]; only Reveal gives the text. The zero value signs nothing and verifies nothing.
+// Secret signs messages: a secret that rekey shares with one receiver (whsec_, signature v1), or the private half of a
+// key pair of which the receivers know the public one (whsk_, signature v1a). However it is printed, logged or
+// marshalled, it shows as [redacted]; only Reveal gives the text. The zero value signs nothing and verifies nothing.
 type Secret struct {
 	// A function, because fmt cannot call our methods on an unexported field of somebody else's struct. There it would
 	// print the bytes of a slice, and with a verb that does not fit also what a pointer points at; of a function it
 	// only ever prints the address.
 	key func() []byte
+	// asymmetric says that key is an ed25519 private key.
+	asymmetric bool
 }
 
-func secretOf(key []byte) Secret { return Secret{func() []byte { return key }} }
+func secretOf(key []byte) Secret { return Secret{key: func() []byte { return key }} }
 
 // NewSecret makes a signing secret from 48 bytes of random; nil means crypto/rand.
 func NewSecret(random io.Reader) (Secret, error) {
@@ -49,28 +52,48 @@ func NewSecret(random io.Reader) (Secret, error) {
 
 // ParseSecret reads the form that Reveal gives, and that form only: one secret has one spelling.
 func ParseSecret(s string) (Secret, error) {
+	if strings.HasPrefix(s, privateKeyPrefix) {
+		return parseSigningKey(s)
+	}
 	encoded, ok := strings.CutPrefix(s, secretPrefix)
-	if !ok || len(encoded) > base64.StdEncoding.EncodedLen(maxSecretBytes) {
+	if !ok {
 		return Secret{}, ErrMalformedSecret
 	}
-	key, err := base64.StdEncoding.DecodeString(encoded)
-	// The decoder skips line breaks and stray trailing bits; encoding again shows them.
-	if err != nil || base64.StdEncoding.EncodeToString(key) != encoded {
-		return Secret{}, ErrMalformedSecret
-	}
-	if len(key) < minSecretBytes || len(key) > maxSecretBytes {
+	key, ok := decodeBase64(encoded, minSecretBytes, maxSecretBytes)
+	if !ok {
 		return Secret{}, ErrMalformedSecret
 	}
 	return secretOf(key), nil
 }
 
-// Reveal gives the text to hand to the receiver's owner, once. The zero Secret gives "".
+// decodeBase64 reads standard base64 of so many bytes, in its one spelling.
+func decodeBase64(s string, least, most int) ([]byte, bool) {
+	if len(s) > base64.StdEncoding.EncodedLen(most) {
+		return nil, false
+	}
+	decoded, err := base64.StdEncoding.DecodeString(s)
+	// The decoder skips line breaks and stray trailing bits; encoding again shows them.
+	if err != nil || base64.StdEncoding.EncodeToString(decoded) != s {
+		return nil, false
+	}
+	return decoded, len(decoded) >= least && len(decoded) <= most
+}
+
+// Reveal gives the text: of a shared secret, to hand to the receiver's owner, once; of a private key, to store sealed.
+// The zero Secret gives "".
 func (s Secret) Reveal() string {
 	if s.IsZero() {
 		return ""
 	}
-	return secretPrefix + base64.StdEncoding.EncodeToString(s.key())
+	prefix := secretPrefix
+	if s.asymmetric {
+		prefix = privateKeyPrefix
+	}
+	return prefix + base64.StdEncoding.EncodeToString(s.key())
 }
+
+// Asymmetric says whether it is the private half of a key pair, which never leaves rekey.
+func (s Secret) Asymmetric() bool { return s.asymmetric }
 
 // IsZero says whether there is no secret in it.
 func (s Secret) IsZero() bool { return s.key == nil }

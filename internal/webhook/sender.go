@@ -14,7 +14,6 @@ import (
 	"net/http/httptrace"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"time"
 )
 
@@ -134,6 +133,11 @@ type Request struct {
 	// Attempt counts from 1. Attempt and DeliveryID go along unsigned, for the receiver's logs; zero values stay away.
 	Attempt    int
 	DeliveryID string
+	// Expect looks at the header of a 2xx answer and says whether it proves what the receiver has to prove: ExpectProof,
+	// ExpectChallenge. It keeps nothing. Nil expects nothing.
+	Expect func(answer http.Header) bool `json:"-"`
+	// MustProve makes a 2xx answer without that proof an AckMissing.
+	MustProve bool
 }
 
 // Format prints what identifies the attempt, and neither body nor URL, with every verb of fmt.
@@ -149,10 +153,13 @@ type Result struct {
 	Outcome Outcome
 	// Status is the HTTP status, 0 when there was no answer.
 	Status int
+	// Proved says that the answer was as Request.Expect wants it, whether or not it had to be.
+	Proved bool
 	// RetryAfter is what the receiver asked for with 429 or 503, a day at most.
 	RetryAfter time.Duration
 	Started    time.Time
 	Duration   time.Duration
+	Timing     Timing
 	// Err is for the operator's log and never for the owner: it may name addresses. It holds nothing the receiver said
 	// after it got the message, and no URL.
 	Err error
@@ -173,7 +180,7 @@ func (s *Sender) attempt(caller context.Context, r Request, at time.Time) Result
 	}
 	ctx, cancel := context.WithTimeout(caller, s.timeout)
 	defer cancel()
-	var seen progress
+	seen := progress{began: time.Now()}
 	request, err := s.build(httptrace.WithClientTrace(ctx, seen.trace()), r, at)
 	if err != nil {
 		return Result{Outcome: InvalidRequest, Err: fmt.Errorf("build webhook request: %w", err)}
@@ -182,9 +189,11 @@ func (s *Sender) attempt(caller context.Context, r Request, at time.Time) Result
 	response, err := s.transport.RoundTrip(request)
 	if err != nil {
 		outcome := outcomeOfError(caller, err, &seen)
-		return Result{Outcome: outcome, Err: operatorError(outcome, err, &seen)}
+		return Result{Outcome: outcome, Timing: seen.timing(), Err: operatorError(outcome, err, &seen)}
 	}
-	return s.judge(caller, response, &seen)
+	result := s.judge(caller, r, response, &seen)
+	result.Timing = seen.timing()
+	return result
 }
 
 func (s *Sender) build(ctx context.Context, r Request, at time.Time) (*http.Request, error) {
@@ -213,8 +222,14 @@ func (s *Sender) build(ctx context.Context, r Request, at time.Time) (*http.Requ
 }
 
 // judge reads the little of the answer that is needed to use the connection again, and keeps none of it.
-func (s *Sender) judge(caller context.Context, response *http.Response, seen *progress) Result {
+func (s *Sender) judge(caller context.Context, r Request, response *http.Response, seen *progress) Result {
 	result := Result{Outcome: outcomeOfStatus(response.StatusCode), Status: response.StatusCode}
+	if result.Outcome.Delivered() {
+		result.Proved = r.Expect != nil && r.Expect(response.Header)
+		if r.MustProve && !result.Proved {
+			result.Outcome = AckMissing
+		}
+	}
 	if result.Status == http.StatusTooManyRequests || result.Status == http.StatusServiceUnavailable {
 		result.RetryAfter = parseRetryAfter(response.Header.Get("Retry-After"), s.now())
 	}
@@ -225,7 +240,7 @@ func (s *Sender) judge(caller context.Context, response *http.Response, seen *pr
 	// An answer that breaks off may come from a receiver that broke off as well. Not counting it costs a repetition at
 	// most; counting it could start the end of an old key whose successor was never stored.
 	if result.Outcome.Delivered() || errors.Is(caller.Err(), context.Canceled) {
-		result.Outcome = outcomeOfError(caller, err, seen)
+		result.Outcome, result.Proved = outcomeOfError(caller, err, seen), false
 	}
 	result.Err = operatorError(result.Outcome, err, seen)
 	return result
@@ -240,23 +255,6 @@ func drain(response *http.Response) error {
 	}
 	_, err := io.CopyN(io.Discard, response.Body, maxResponseBody+1)
 	return err
-}
-
-// progress is how far an attempt got, as net/http reports it from several goroutines.
-type progress struct {
-	gotConn, failedHandshake, gotByte atomic.Bool
-}
-
-func (p *progress) trace() *httptrace.ClientTrace {
-	return &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { p.gotConn.Store(true) },
-		TLSHandshakeDone: func(_ tls.ConnectionState, err error) {
-			if err != nil {
-				p.failedHandshake.Store(true)
-			}
-		},
-		GotFirstResponseByte: func() { p.gotByte.Store(true) },
-	}
 }
 
 // connected says whether the receiver may have got the message.

@@ -72,7 +72,7 @@ func TestSender_Wire(t *testing.T) {
 	current, previous := newSecret(t), newSecret(t)
 	result := sender.Send(t.Context(), Request{URL: server.URL + "/hook?a=b", ID: testID, Body: testBody, Secrets: []Secret{current, previous}, Attempt: 3, DeliveryID: "dlv_1"})
 
-	if want := (Result{Outcome: Delivered, Status: 204, Started: now}); result != want {
+	if want := (Result{Outcome: Delivered, Status: 204, Started: now, Timing: result.Timing}); result != want {
 		t.Fatalf("got %+v, want %+v", result, want)
 	}
 	got := receiver.requests[0]
@@ -148,7 +148,7 @@ func TestSender_StatusDecides(t *testing.T) {
 	}
 	for status, want := range tests {
 		got := sender.Send(t.Context(), requestTo(t, fmt.Sprintf("%s/?status=%d", server.URL, status)))
-		want.Status, want.Started, want.Duration = status, got.Started, got.Duration
+		want.Status, want.Started, want.Duration, want.Timing = status, got.Started, got.Duration, got.Timing
 		if got != want {
 			t.Errorf("%d: got %+v, want %+v", status, got, want)
 		}

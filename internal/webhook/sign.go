@@ -1,11 +1,13 @@
 package webhook
 
 import (
+	"crypto/ed25519"
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/base64"
 	"errors"
 	"net/http"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,7 +21,11 @@ const (
 )
 
 const (
-	signatureVersion = "v1"
+	// The versions of signatures: HMAC-SHA256 by a shared secret, and ed25519.
+	versionShared, versionPublic = "v1", "v1a"
+
+	// A receiver tries this many v1a entries: each costs a curve operation, and nobody who is honest sends more.
+	maxPublicEntries = 16
 
 	// Tolerance is how far the time of an attempt may lie from the receiver's clock, before or after.
 	Tolerance = 5 * time.Minute
@@ -40,15 +46,20 @@ var (
 	ErrNoMatchingSignature = errors.New("no signature matches")
 )
 
-// Sign gives the value of the webhook-signature header: one v1 entry for each secret in the order given (newest first,
-// while a secret is being replaced), with exactly one space between two, since not every receiver's library forgives
-// more. Zero secrets are left out; without any the result is empty.
+// Sign gives the value of the webhook-signature header: one entry for each secret in the order given (newest first,
+// while a secret is being replaced), v1 or v1a by its kind, with exactly one space between two, since not every
+// receiver's library forgives more. Zero secrets are left out; without any the result is empty.
 func Sign(id string, at time.Time, body []byte, secrets ...Secret) string {
 	timestamp := unixSeconds(at)
 	entries := make([]string, 0, len(secrets))
 	for _, secret := range secrets {
-		if !secret.IsZero() {
-			entries = append(entries, signatureVersion+","+mac(secret, id, timestamp, body))
+		switch {
+		case secret.IsZero():
+		case secret.asymmetric:
+			signature := ed25519.Sign(secret.key(), signedContent(id, timestamp, body))
+			entries = append(entries, versionPublic+","+base64.StdEncoding.EncodeToString(signature))
+		default:
+			entries = append(entries, versionShared+","+mac(secret, id, timestamp, body))
 		}
 	}
 	return strings.Join(entries, " ")
@@ -65,8 +76,18 @@ func Headers(id string, at time.Time, body []byte, secrets ...Secret) http.Heade
 }
 
 // Verify says whether one of the secrets signed this body under these headers, at most Tolerance away from now. Entries
-// of other versions than v1 are skipped. The time it takes does not depend on how much of a signature is right.
+// of versions that no secret is for are skipped. The time it takes does not depend on how much of a signature is right.
 func Verify(h http.Header, body []byte, now time.Time, secrets ...Secret) error {
+	var public []PublicKey
+	for _, secret := range secrets {
+		if key, ok := secret.PublicKey(); ok {
+			public = append(public, key)
+		}
+	}
+	return verify(h, body, now, secrets, public)
+}
+
+func verify(h http.Header, body []byte, now time.Time, secrets []Secret, public []PublicKey) error {
 	id, timestamp, signatures, err := signedHeaders(h)
 	if err != nil {
 		return err
@@ -76,7 +97,7 @@ func Verify(h http.Header, body []byte, now time.Time, secrets ...Secret) error 
 		return err
 	}
 	// The signature comes before the clock, so that nobody without a secret learns how far ours is off.
-	if err := matchSignature(id, timestamp, body, signatures, secrets); err != nil {
+	if err := matchSignature(id, timestamp, body, signatures, secrets, public); err != nil {
 		return err
 	}
 	switch {
@@ -102,25 +123,34 @@ func signedHeaders(h http.Header) (id, timestamp, signatures string, err error) 
 	return id, h.Get(HeaderTimestamp), h.Get(HeaderSignature), nil
 }
 
-func matchSignature(id, timestamp string, body []byte, signatures string, secrets []Secret) error {
-	expected := make([][]byte, 0, len(secrets))
+func matchSignature(id, timestamp string, body []byte, signatures string, secrets []Secret, public []PublicKey) error {
+	shared := make([][]byte, 0, len(secrets))
 	for _, secret := range secrets {
-		if !secret.IsZero() {
-			expected = append(expected, []byte(mac(secret, id, timestamp, body)))
+		if !secret.IsZero() && !secret.asymmetric {
+			shared = append(shared, []byte(mac(secret, id, timestamp, body)))
 		}
 	}
-	if len(expected) == 0 {
+	public = slices.DeleteFunc(slices.Clone(public), func(key PublicKey) bool { return !key.set })
+	if len(shared)+len(public) == 0 {
 		return ErrNoSecret
 	}
-	matched := false
+	content := signedContent(id, timestamp, body)
+	matched, tried := false, 0
 	for entry := range strings.SplitSeq(signatures, " ") {
-		version, signature, ok := strings.Cut(entry, ",")
-		if !ok || version != signatureVersion {
-			continue
-		}
-		for _, want := range expected {
-			// No early return: the work is the same whichever entry and secret match.
-			matched = hmac.Equal([]byte(signature), want) || matched
+		version, signature, _ := strings.Cut(entry, ",")
+		switch version {
+		case versionShared:
+			for _, want := range shared {
+				// No early return: the work is the same whichever entry and secret match.
+				matched = hmac.Equal([]byte(signature), want) || matched
+			}
+		case versionPublic:
+			if tried++; tried > maxPublicEntries {
+				continue
+			}
+			for _, key := range public {
+				matched = key.signed(content, signature) || matched
+			}
 		}
 	}
 	if !matched {
@@ -129,7 +159,12 @@ func matchSignature(id, timestamp string, body []byte, signatures string, secret
 	return nil
 }
 
-// mac is the base64 HMAC-SHA256 over "id.timestamp.body".
+// signedContent is what every signature is over.
+func signedContent(id, timestamp string, body []byte) []byte {
+	return slices.Concat([]byte(id), []byte{'.'}, []byte(timestamp), []byte{'.'}, body)
+}
+
+// mac is the base64 HMAC-SHA256 over the signed content.
 func mac(secret Secret, id, timestamp string, body []byte) string {
 	hash := hmac.New(sha256.New, secret.key())
 	hash.Write([]byte(id))
