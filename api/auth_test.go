@@ -156,7 +156,7 @@ func everyScope() []string {
 // somePath fills the parameters of a route with an id of its kind.
 func somePath(pattern string, id func(prefix string) string) string {
 	for start, prefix := range map[string]string{
-		"/v1/api-keys/": "key", "/v1/organizations/": "org", "/v1/projects/": "proj", "/v1/environments/": "env",
+		"/v1/api-keys/": "key", "/v1/organizations/": "org", "/v1/projects/": "proj", "/v1/environments/": "env", "/v1/webhook-endpoints/": "ep", "/v1/deliveries/": "dlv", "/v1/rotations/": "rot",
 	} {
 		if strings.HasPrefix(pattern, start) {
 			return strings.ReplaceAll(pattern, "{id}", id(prefix))

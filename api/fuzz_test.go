@@ -85,7 +85,8 @@ func FuzzCreateKey(f *testing.F) {
 
 func FuzzUpdateKey(f *testing.F) {
 	fuzzBodies(f, "PATCH", "/v1/api-keys/{key}", `{`+seedSettings+`}`, `{`+seedInterval+`}`,
-		`{"scopes":null,"resources":null,"expires_at":null,"rotation_interval_days":null,"rotation_webhook_url":null,"metadata":null}`)
+		`{"scopes":null,"resources":null,"expires_at":null,"rotation_interval_days":null,"rotation_webhook_url":null,"metadata":null}`,
+		`{"expires_at":"2999-01-01T0:00:00Z"}`)
 }
 
 func FuzzRevokeKey(f *testing.F) {

@@ -36,6 +36,7 @@ type KeyBody struct {
 	GracePeriodSeconds      int64                 `json:"grace_period_seconds" example:"3600" doc:"How long it stays valid after an interval rotation was acknowledged"`
 	NextRotationAt          *time.Time            `json:"next_rotation_at" doc:"null: none is planned, or one waits for its receiver"`
 	RotationWebhookURL      *string               `json:"rotation_webhook_url" example:"https://hooks.example.com/rekey" doc:"Who is sent the new secret; null: the old key fetches it"`
+	WebhookEndpointID       *domain.EndpointID    `json:"webhook_endpoint_id" example:"ep_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The webhook endpoint that is sent the new secret: a registered one, or the one of rotation_webhook_url"`
 	Metadata                surface.Object        `json:"metadata"`
 }
 
@@ -50,7 +51,7 @@ func bodyOf(k *projections.Key, now time.Time) KeyBody {
 		LastUsedAt: k.LastUsedAt, LastUsedIP: k.LastUsedIP, UseCount: k.UseCount,
 		CreatedAt: k.CreatedAt, RevokedAt: k.RevokedAt, ReplacedByKeyID: k.ReplacedBy, GraceExpiresAt: k.GraceExpiresAt,
 		RotationIntervalSeconds: k.RotationIntervalSeconds, GracePeriodSeconds: k.GraceSeconds,
-		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, Metadata: surface.Object{RawMessage: k.Metadata},
+		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, WebhookEndpointID: k.EndpointID, Metadata: surface.Object{RawMessage: k.Metadata},
 	}
 	if s := k.RotationIntervalSeconds; s != nil && *s%secondsPerDay == 0 {
 		days := *s / secondsPerDay

@@ -26,8 +26,9 @@ type keyOutput struct {
 
 type createKeyInput struct {
 	Body struct {
-		ProjectID     domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-		EnvironmentID *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
+		ProjectID         domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		EnvironmentID     *domain.EnvironmentID `json:"environment_id,omitempty" nullable:"true" example:"env_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Default: the project's first environment"`
+		WebhookEndpointID *domain.EndpointID    `json:"webhook_endpoint_id,omitempty" nullable:"true" example:"ep_01jz8q0v6me5et8b3k2c9d4x7a" doc:"A registered webhook endpoint of the project, in place of rotation_webhook_url"`
 		KeySettings
 	}
 }
@@ -50,6 +51,7 @@ func (s *server) createKey(ctx context.Context, in *createKeyInput) (*createdKey
 		return nil, err
 	}
 	create.ProjectID, create.EnvironmentID = in.Body.ProjectID, surface.OrZero(in.Body.EnvironmentID)
+	create.EndpointID = surface.OrZero(in.Body.WebhookEndpointID)
 	created, err := s.Commands.CreateKey(ctx, surface.Keeping(ctx, s.shownCreated), create)
 	if err != nil {
 		return nil, err
@@ -137,6 +139,7 @@ type updateKeyInput struct {
 		RotationIntervalDays    surface.Optional[int64]             `json:"rotation_interval_days,omitempty" minimum:"0" maximum:"3650" doc:"In place of rotation_interval_seconds"`
 		RotationIntervalSeconds surface.Optional[int64]             `json:"rotation_interval_seconds,omitempty" minimum:"0" maximum:"315360000" doc:"null or 0: it does not rotate by itself"`
 		RotationWebhookURL      surface.Optional[string]            `json:"rotation_webhook_url,omitempty" doc:"A new URL gets a new signing secret; null: the old key fetches its successor"`
+		WebhookEndpointID       surface.Optional[domain.EndpointID] `json:"webhook_endpoint_id,omitempty" doc:"A registered webhook endpoint of the project, in place of rotation_webhook_url; null: none"`
 		GracePeriodMinutes      surface.Optional[int64]             `json:"grace_period_minutes,omitempty" nullable:"false" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
 		GracePeriodSeconds      surface.Optional[int64]             `json:"grace_period_seconds,omitempty" nullable:"false" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; 0 ends it then"`
 		Metadata                surface.Optional[surface.Object]    `json:"metadata,omitempty" doc:"Replaces all of it; null: none"`
@@ -170,11 +173,11 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 	}
 	update := domain.UpdateKey{
 		KeyID: in.ID, Name: b.Name.Change(), RotationIntervalSeconds: interval, GraceSeconds: grace,
-		WebhookURL: b.RotationWebhookURL.Change(),
-		ExpiresAt:  domain.Change[*time.Time]{Set: b.ExpiresAt.Set, Value: expires},
-		Scopes:     domain.Change[domain.Scopes]{Set: b.Scopes.Set, Value: b.Scopes.Value},
-		Resources:  domain.Change[domain.Resources]{Set: b.Resources.Set, Value: domain.Resources(b.Resources.Value)},
-		Metadata:   domain.Change[json.RawMessage]{Set: b.Metadata.Set, Value: b.Metadata.Value.RawMessage},
+		WebhookURL: b.RotationWebhookURL.Change(), EndpointID: b.WebhookEndpointID.Change(),
+		ExpiresAt: domain.Change[*time.Time]{Set: b.ExpiresAt.Set, Value: expires},
+		Scopes:    domain.Change[domain.Scopes]{Set: b.Scopes.Set, Value: b.Scopes.Value},
+		Resources: domain.Change[domain.Resources]{Set: b.Resources.Set, Value: domain.Resources(b.Resources.Value)},
+		Metadata:  domain.Change[json.RawMessage]{Set: b.Metadata.Set, Value: b.Metadata.Value.RawMessage},
 	}
 	by, err := in.Expecting(ctx, surface.By(ctx))
 	if err != nil {
@@ -233,6 +236,7 @@ type rotateKeyInput struct {
 		GracePeriodMinutes *int64 `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" example:"60" doc:"How long the old key stays valid; 0 ends it now; default 60, unless the project's policy has another"`
 		GracePeriodSeconds *int64 `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"In place of grace_period_minutes"`
 		Supersede          bool   `json:"supersede,omitempty" nullable:"true" doc:"Replace a rotation that still waits for its receiver"`
+		Compromised        bool   `json:"compromised,omitempty" nullable:"true" doc:"Somebody else may have the secret: unless a grace is named, all older keys of the lineage are revoked now. Whoever has not got the new one is locked out"`
 	}
 }
 
@@ -266,7 +270,7 @@ func (s *server) rotateKey(ctx context.Context, in *rotateKeyInput) (*rotatedKey
 			wanted := time.Duration(*grace) * time.Second
 			rotate.Grace = &wanted
 		}
-		rotate.Supersede = in.Body.Supersede
+		rotate.Supersede, rotate.Compromised = in.Body.Supersede, in.Body.Compromised
 	}
 	by, err := in.Expecting(ctx, surface.Keeping(ctx, shownRotated))
 	if err != nil {

@@ -17,7 +17,7 @@ import (
 )
 
 // openRoutes are all that may be called without a key. A route that is not listed must ask for one.
-var openRoutes = []string{"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /api/v1/healthz", "POST /v1/revoke-leaked", "POST /v1/leaks/github"}
+var openRoutes = []string{"GET /healthz", "GET /readyz", "GET /openapi.json", "GET /api/v1/healthz", "POST /v1/revoke-leaked", "POST /v1/leaks/github", "POST /v1/claims/{token}"}
 
 // anyKeyRoutes are all that need a key but no scope.
 var anyKeyRoutes = []string{"POST /v1/api-keys/{id}/successor"}

@@ -96,11 +96,16 @@ func (f form) fill(of schema, value func(place) any) any {
 	properties, out := asSchema(of["properties"]), fields{}
 	for _, name := range slices.Sorted(maps.Keys(properties)) {
 		property := f.d.resolve(asSchema(properties[name]))
+		needed := slices.Contains(required, any(name))
+		var v any
 		if f.d.holdsObjects(property) {
-			out[name] = f.fill(property, value)
-			continue
+			if inner := f.fill(property, value); needed || len(written(inner)) > len("{}") {
+				v = inner
+			}
+		} else {
+			v = value(place{"body", name, needed, property})
 		}
-		if v := value(place{"body", name, slices.Contains(required, any(name)), property}); v != nil {
+		if v != nil {
 			out[name] = v
 		}
 	}

@@ -40,7 +40,9 @@ var topics = []surface.Topic{
 	{Name: "Health", Description: "For load balancers and supervisors.", Paths: []string{"/healthz", "/readyz"}},
 	{Name: "Keys", Description: "Create, verify, rotate and revoke keys.", Paths: []string{"/v1/api-keys"}},
 	{Name: "Leaks", Description: "Report secrets that were found where they should not be.", Paths: []string{"/v1/revoke-leaked", "/v1/leaks"}},
+	{Name: "Rotations", Description: "Hand-overs from one secret to the next.", Paths: []string{"/v1/rotations"}},
 	{Name: "Tenants", Description: "Organizations, their projects, and the environments of those.", Paths: []string{"/v1/organizations", "/v1/projects", "/v1/environments"}},
+	{Name: "Webhooks", Description: "Where the new secrets of rotating keys are sent, and who may read them there.", Paths: []string{"/v1/webhook-endpoints", "/v1/deliveries", "/v1/claims"}},
 }
 
 // routes is the whole native surface.
@@ -63,6 +65,8 @@ func (s *server) routes() {
 	// The presented key proves the right to its own successor; it needs no scope.
 	surface.Closed(on, post("/v1/api-keys/{id}/successor", "claim-successor", "Fetch the successor of the presented key, once", surface.AnyScope), s.claimSuccessor)
 
+	s.rotationRoutes(on)
+
 	surface.Closed(on, get("/v1/organizations", "list-organizations", "List organizations", domain.ScopeProjectsRead), s.listOrganizations)
 	surface.Closed(on, post("/v1/organizations", "create-organization", "Create an organization with a first key", domain.ScopeProjectsEdit), s.createOrganization, creates)
 	surface.Closed(on, get("/v1/organizations/{id}", "get-organization", "Get an organization", domain.ScopeProjectsRead), s.getOrganization)
@@ -80,7 +84,31 @@ func (s *server) routes() {
 	surface.Open(on, post("/v1/revoke-leaked", "revoke-leaked", "Report secrets that were found, to have them revoked", ""), s.revokeLeaked, provesByPossession)
 	surface.Open(on, post("/v1/leaks/github", "report-github-leaks", "Take a batch of GitHub's secret scanning", ""), s.githubLeaks, s.signedByGitHub)
 
+	s.endpointRoutes()
+	s.deliveryRoutes(on)
+
 	surface.Closed(on, get("/v1/events", "list-events", "The audit feed of the organization", domain.ScopeEventsRead), s.listEvents, s.streams)
+}
+
+// deliveryRoutes are what can be seen and done of webhooks on their way.
+func (s *server) deliveryRoutes(on *surface.Surface) {
+	surface.Closed(on, get("/v1/deliveries", "list-deliveries", "List webhooks on their way and delivered", domain.ScopeWebhooksRead), s.listDeliveries)
+	surface.Closed(on, get("/v1/deliveries/{id}", "get-delivery", "Get a delivery with all its attempts", domain.ScopeWebhooksRead), s.getDelivery)
+	surface.Closed(on, post("/v1/deliveries/{id}/redeliver", "redeliver", "Deliver a webhook again", domain.ScopeWebhooksEdit), s.redeliver, accepts)
+	surface.Closed(on, post("/v1/deliveries/redeliver", "redeliver-span", "Deliver the webhooks of a span of time again", domain.ScopeWebhooksEdit), s.redeliverSpan, accepts)
+	surface.Open(on, post("/v1/claims/{token}", "claim-secret", "Fetch a new secret, once", ""), s.claimSecret, claimedOnce)
+}
+
+// rotationRoutes are what can be seen and done of hand-overs.
+func (s *server) rotationRoutes(on *surface.Surface) {
+	surface.Closed(on, get("/v1/rotations", "list-rotations", "List rotations", domain.ScopeKeysRead), s.listRotations)
+	surface.Closed(on, get("/v1/rotations/{id}", "get-rotation", "Get a rotation", domain.ScopeKeysRead), s.getRotation)
+	surface.Closed(on, patch("/v1/rotations/{id}", "update-rotation", "Extend or shorten the grace of the old key", domain.ScopeKeysWrite), s.updateRotation, surface.Conditional)
+	surface.Closed(on, post("/v1/rotations/{id}/cancel", "cancel-rotation", "Discard a new secret that has not arrived", domain.ScopeKeysWrite), s.cancelRotation, surface.Conditional)
+	surface.Closed(on, post("/v1/rotations/{id}/force", "force-rotation", "Go on as if the new secret had arrived", domain.ScopeKeysWrite), s.forceRotation, surface.Conditional)
+	surface.Closed(on, post("/v1/rotations/{id}/redeliver", "redeliver-rotation", "Deliver a new secret that has not arrived again", domain.ScopeKeysWrite), s.redeliverRotation, surface.Conditional)
+	surface.Closed(on, post("/v1/rotations/{id}/roll-back", "roll-back-rotation", "Make the old key, still in grace, the active one again", domain.ScopeKeysWrite), s.rollBackRotation, surface.Conditional)
+	surface.Closed(on, post("/v1/rotations/{id}/end-grace", "end-grace", "End the old key now", domain.ScopeKeysWrite), s.endGrace, surface.Conditional)
 }
 
 func get(path, id, summary, scope string) surface.Route {

@@ -85,6 +85,7 @@ func (b *bench) wire(o options) {
 	must(t, err)
 	config := commands.Config{
 		Store: b.store, Reader: b.reader, Sealer: sealer, CheckURL: guard.CheckURL, Now: b.clock.Now,
+		Sender: webhook.NewSender(webhook.SenderConfig{Guard: guard, Now: b.clock.Now}),
 		Limits: domain.Limits{MinRotationInterval: time.Hour},
 	}
 	if o.commands != nil {

@@ -34,7 +34,7 @@ var (
 // agree, and everything works.
 func TestG5_Storm(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{configure: knows(t, newScanner(t, elliptic.P256()))})
+	b := setup(t, options{configure: knows(t, newScanner(t, elliptic.P256())), commands: reachLoopback(t)})
 	seed := *stormSeed
 	for seed == 0 || seed == *stormSeed && os.Getenv("REKEY_SOAK") == "1" {
 		seed = rand.Uint64()
@@ -127,6 +127,15 @@ func newStorm(b *bench) *storm {
 		add("number", number(k.text("id")))
 		add("secret", k.text("key"))
 	}
+	n := &neighbour{b: b}
+	for range 4 {
+		rotated := mine.owner.call("POST", "/v1/api-keys/"+mine.owner.newKeyIn(mine.project, nil).text("id")+"/rotate", "{}").wants(200)
+		url := nobodyThere + unknown("hook")
+		mine.owner.newKeyIn(mine.project, fields{"rotation_webhook_url": url})
+		add("rot", rotated.text("rotation_id"))
+		add("ep", n.endpoint(url))
+		add("dlv", n.delivery(mine.id, mine.project, rotated.text("rotation_id")))
+	}
 	for _, o := range []organization{mine, theirs} {
 		add("proj", string(o.project))
 		add("env", string(o.environment))
@@ -134,7 +143,7 @@ func newStorm(b *bench) *storm {
 	}
 	add("proj", mine.owner.call("POST", "/v1/projects", fields{"name": "to be deleted"}).wants(201).text("id"))
 	add("key", string(theirs.key))
-	for _, kind := range []string{"key", "lin", "proj", "env", "org"} {
+	for _, kind := range []string{"key", "lin", "proj", "env", "org", "rot", "ep", "dlv"} {
 		add(kind, unknown(kind), kind+"_\x00", kind+"_"+strings.Repeat("z", 26))
 	}
 	add("number", "1", number(unknown("key")))
@@ -282,7 +291,11 @@ func (g *gunner) load(f form) *bullet {
 // value is one that the place takes, as far as its schema and its name tell.
 func (g *gunner) value(f form, p place) any {
 	if kinds := kindsIn(f, p); kinds != nil {
-		return p.holding(pick(g.Rand, g.ids[pick(g.Rand, kinds)]))
+		kind := pick(g.Rand, kinds)
+		if g.ids[kind] == nil {
+			return p.holding(unknown(kind))
+		}
+		return p.holding(pick(g.Rand, g.ids[kind]))
 	}
 	switch p.name {
 	case "name":
@@ -293,6 +306,8 @@ func (g *gunner) value(f form, p place) any {
 		return []any{}
 	case "expires_at", "expiresAt":
 		return "2999-01-01T00:00:00Z"
+	case "url", "rotation_webhook_url":
+		return nobodyThere + "x"
 	case "If-Match":
 		return fmt.Sprintf(`"%d"`, g.IntN(4))
 	}

@@ -6,6 +6,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -29,9 +30,9 @@ func (a *answer) shown() seen {
 }
 
 // foreignIDs are those of another organization, by prefix.
-func foreignIDs(o organization, environment, lineage string) map[string]string {
+func foreignIDs(o organization, environment, lineage, endpoint string) map[string]string {
 	return map[string]string{
-		"key": string(o.key), "org": string(o.id), "proj": string(o.project), "env": environment, "lin": lineage,
+		"key": string(o.key), "org": string(o.id), "proj": string(o.project), "env": environment, "lin": lineage, "ep": endpoint,
 	}
 }
 
@@ -42,8 +43,15 @@ func TestG6_ForeignIsUnknown(t *testing.T) {
 	b := setup(t, options{})
 	mine, theirs := b.newOrganization("mine"), b.newOrganization("theirs")
 	key := theirs.owner.call("GET", "/v1/api-keys/"+string(theirs.key), nil).wants(200)
-	foreign := foreignIDs(theirs, string(theirs.environment), key.text("lineage_id"))
-	own := foreignIDs(mine, string(mine.environment), mine.owner.call("GET", "/v1/api-keys/"+string(mine.key), nil).text("lineage_id"))
+	endpoint := func(o organization) string {
+		return o.owner.call("POST", "/v1/webhook-endpoints", fields{"project_id": o.project, "url": "https://hooks.example.com/"}).wants(201).text("id")
+	}
+	rotated := theirs.owner.newKeyIn(theirs.project, fields{"name": "rotated"}).text("id")
+	rotation := theirs.owner.call("POST", "/v1/api-keys/"+rotated+"/rotate", nil).wants(200).text("rotation_id")
+	foreign := foreignIDs(theirs, string(theirs.environment), key.text("lineage_id"), endpoint(theirs))
+	own := foreignIDs(mine, string(mine.environment), mine.owner.call("GET", "/v1/api-keys/"+string(mine.key), nil).text("lineage_id"), endpoint(mine))
+	foreign["rot"] = rotation
+	foreign["dlv"] = (&neighbour{b: b}).delivery(theirs.id, theirs.project, rotation)
 	before := b.head()
 
 	same := func(name, method, path string, body fields, kind string) {
@@ -77,15 +85,26 @@ func TestG6_ForeignIsUnknown(t *testing.T) {
 		var body fields
 		if method == "PATCH" {
 			body = fields{"name": "mine now"}
+			if kind == "ep" {
+				body = fields{"url": "https://mine.example.com/"}
+			}
+			if kind == "rot" {
+				body = fields{"grace_expires_at": b.clock.Now().Add(time.Minute).Format(time.RFC3339)}
+			}
 		}
 		same(o.OperationID, method, path, body, kind)
 	})
 	same("keys of a project", "GET", "/v1/api-keys?project_id={id}", nil, "proj")
 	same("keys of an environment", "GET", "/v1/api-keys?project_id={project}&environment_id={id}", nil, "env")
 	same("keys of a lineage", "GET", "/v1/api-keys?project_id={project}&lineage_id={id}", nil, "lin")
+	same("rotations of a project", "GET", "/v1/rotations?project_id={id}", nil, "proj")
+	same("rotations of a lineage", "GET", "/v1/rotations?lineage_id={id}", nil, "lin")
 	same("environments of a project", "GET", "/v1/environments?project_id={id}", nil, "proj")
 	same("a key in a project", "POST", "/v1/api-keys", fields{"project_id": "{id}", "name": "x"}, "proj")
 	same("a key in an environment", "POST", "/v1/api-keys", fields{"project_id": "{project}", "environment_id": "{id}", "name": "x"}, "env")
+	same("endpoints of a project", "GET", "/v1/webhook-endpoints?project_id={id}", nil, "proj")
+	same("an endpoint in a project", "POST", "/v1/webhook-endpoints", fields{"project_id": "{id}", "url": "https://hooks.example.com/"}, "proj")
+	same("a key for an endpoint", "POST", "/v1/api-keys", fields{"project_id": "{project}", "webhook_endpoint_id": "{id}", "name": "x"}, "ep")
 	same("an environment in a project", "POST", "/v1/environments", fields{"project_id": "{id}", "name": "x"}, "proj")
 	same("a project in an organization", "POST", "/v1/projects", fields{"organization_id": "{id}", "name": "x"}, "org")
 	if after := b.head(); after != before {
@@ -102,7 +121,12 @@ func TestG6_ListsShowOnlyTheirOwn(t *testing.T) {
 	mine, theirs := b.newOrganization("mine"), b.newOrganization("theirs")
 	theirs.owner.newKeyIn(theirs.project, nil)
 	mine.owner.newKeyIn(mine.project, nil)
+	endpoint := func(o organization) string {
+		return o.owner.call("POST", "/v1/webhook-endpoints", fields{"project_id": o.project, "url": "https://hooks.example.com/"}).wants(201).text("id")
+	}
+	theirHook, _ := endpoint(theirs), endpoint(mine)
 	for _, path := range []string{
+		"/v1/webhook-endpoints", "/v1/webhook-endpoints?cursor=" + theirHook,
 		"/v1/organizations", "/v1/projects", "/v1/environments", "/v1/events", "/v1/events?after=5", "/v1/api-keys?project_id=" + string(mine.project),
 		"/v1/organizations?cursor=" + string(b.tenant.OrganizationID), "/v1/projects?cursor=" + string(b.tenant.Key.ProjectID),
 		"/v1/api-keys?project_id=" + string(mine.project) + "&cursor=" + string(theirs.key),
@@ -112,7 +136,7 @@ func TestG6_ListsShowOnlyTheirOwn(t *testing.T) {
 		if a.into(&list); len(list) == 0 && !strings.Contains(path, "cursor") {
 			t.Errorf("%s shows nothing", path)
 		}
-		for _, id := range []string{string(theirs.id), string(theirs.project), string(theirs.key), string(b.tenant.OrganizationID)} {
+		for _, id := range []string{string(theirs.id), string(theirs.project), string(theirs.key), string(b.tenant.OrganizationID), theirHook} {
 			if strings.Contains(string(a.body), id) {
 				t.Errorf("%s shows %s: %s", path, id, a.body)
 			}

@@ -13,7 +13,7 @@ import (
 func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	for name, play := range map[string]func(tr *transcript){
-		"health.http": playHealth, "keys.http": playKeys, "rotation.http": playRotation, "verify.http": playVerify,
+		"health.http": playHealth, "keys.http": playKeys, "rotation.http": playRotation, "rotations.http": playRotations, "verify.http": playVerify,
 		"tenants.http": playTenants, "events.http": playEvents, "errors.http": playErrors,
 		"accountkeys.http": playAccountKeys, "projects.http": playProjects, "apikey.http": playAPIKey,
 	} {

@@ -134,7 +134,11 @@ func TestG5SecretsAreNowhere(t *testing.T) {
 func spellings(secret string) map[string][]byte {
 	out := map[string][]byte{"plain": []byte(secret)}
 	texts := [][]byte{[]byte(secret)}
-	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
+	encoded, shared := strings.CutPrefix(secret, "whsec_")
+	if !shared {
+		encoded, shared = strings.CutPrefix(secret, "whsk_")
+	}
+	if shared {
 		raw, _ := base64.StdEncoding.DecodeString(encoded)
 		texts = append(texts, raw)
 		out["plain, without its prefix"], out["plain, decoded"] = []byte(encoded), raw

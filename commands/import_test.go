@@ -135,8 +135,8 @@ func TestImportKeys(t *testing.T) {
 			k.GraceSeconds != 20 || *k.WebhookURL != "https://hooks.example.com/a" || !k.ExpiresAt.Equal(*w.clock.in(time.Hour)) || k.Metadata == nil {
 			t.Errorf("got %+v", k)
 		}
-		secrets, err := w.SigningSecrets(t.Context(), []domain.EndpointID{*k.EndpointID})
-		if err != nil || out[0].WebhookSecret.IsZero() || secrets[*k.EndpointID].Reveal() != out[0].WebhookSecret.Reveal() || !out[1].WebhookSecret.IsZero() {
+		secrets, err := w.SigningKeys(t.Context(), []domain.EndpointID{*k.EndpointID})
+		if err != nil || out[0].WebhookSecret.IsZero() || newest(secrets[*k.EndpointID]).Reveal() != out[0].WebhookSecret.Reveal() || !out[1].WebhookSecret.IsZero() {
 			t.Errorf("the stored signing secret is not the one that was answered: %v", err)
 		}
 		if secret, err := w.OpenPending(t.Context(), w.rotateDue(t, k)); err != nil || !strings.HasPrefix(secret.Reveal(), "rk_eu_") {

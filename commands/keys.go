@@ -24,6 +24,7 @@ type CreateKey struct {
 	RotationIntervalSeconds int64
 	GraceSeconds            *int64 // nil: an hour, or half the interval if that is shorter
 	WebhookURL              string
+	EndpointID              domain.EndpointID // a registered endpoint, in place of WebhookURL
 	Metadata                json.RawMessage
 }
 
@@ -40,6 +41,10 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 	if !domain.ValidID(domain.PrefixProject, string(c.ProjectID)) {
 		return out, noProject()
 	}
+	reads, err := c.reads()
+	if err != nil {
+		return out, err
+	}
 	endpoint, err := s.newEndpoint(c.WebhookURL)
 	if err != nil {
 		return out, err
@@ -52,10 +57,13 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 		return out, err
 	}
 	records, err := s.cfg.Store.Execute(ctx, eventstore.Command{
-		Reads: []string{string(c.ProjectID)}, Actor: by.actor(), RequestID: by.RequestID,
+		Reads: reads, Actor: by.actor(), RequestID: by.RequestID,
 		Decide: func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
 			project, err := projectOf(view, by.Caller, c.ProjectID)
 			if err != nil {
+				return nil, err
+			}
+			if create.Endpoint, err = endpointFor(view, c.EndpointID); err != nil {
 				return nil, err
 			}
 			return project.CreateKeyIn(create, s.cfg.Limits, now)
@@ -73,11 +81,33 @@ func (s *Service) CreateKey(ctx context.Context, by By, c CreateKey) (CreatedKey
 	return made, nil
 }
 
+// reads are the streams that the decision looks at.
+func (c CreateKey) reads() ([]string, error) {
+	switch {
+	case c.EndpointID == "":
+		return []string{string(c.ProjectID)}, nil
+	case c.WebhookURL != "":
+		return nil, domain.TwoReceivers()
+	case !domain.ValidID(domain.PrefixEndpoint, string(c.EndpointID)):
+		return nil, noEndpoint()
+	}
+	return []string{string(c.ProjectID), string(c.EndpointID)}, nil
+}
+
+// endpointFor returns the endpoint that a command names for a key; none is none. Whether it is one for the key, the
+// domain says.
+func endpointFor(view eventstore.View, id domain.EndpointID) (*domain.Endpoint, error) {
+	if id == "" {
+		return nil, nil
+	}
+	return view.Endpoint(id)
+}
+
 // newKey is the request as the domain decides it, but for the secret.
 func (s *Service) newKey(by By, c CreateKey, endpoint newEndpoint) domain.CreateKey {
 	create := domain.CreateKey{
 		LineageID: newID[domain.LineageID](s, domain.PrefixLineage), KeyID: newID[domain.KeyID](s, domain.PrefixKey),
-		Environment: c.EnvironmentID, Caller: by.Caller, GraceSet: c.GraceSeconds != nil,
+		Environment: c.EnvironmentID, Caller: by.Caller, SigningPublicKey: endpoint.public, GraceSet: c.GraceSeconds != nil,
 		Settings: domain.Settings{
 			Name: c.Name, Scopes: c.Scopes, Resources: c.Resources, ExpiresAt: c.ExpiresAt,
 			RotationIntervalSeconds: c.RotationIntervalSeconds, EndpointID: endpoint.id, WebhookURL: c.WebhookURL,
@@ -104,39 +134,6 @@ func projectOf(view eventstore.View, caller domain.Caller, id domain.ProjectID) 
 // the store, and the commands that are joined with this one.
 func noProject() error { return domain.NotFound("project") }
 
-// newEndpoint is a webhook receiver that a command makes on the fly, with its signing secret.
-type newEndpoint struct {
-	id     domain.EndpointID
-	secret webhook.Secret
-	sealed []byte
-}
-
-// newEndpoint checks the address and makes a signing secret; without an address there is no endpoint.
-func (s *Service) newEndpoint(url string) (newEndpoint, error) {
-	if url == "" {
-		return newEndpoint{}, nil
-	}
-	if err := s.cfg.CheckURL(url); err != nil {
-		return newEndpoint{}, urlRefusal(err)
-	}
-	secret, err := webhook.NewSecret(s.cfg.Random)
-	if err != nil {
-		return newEndpoint{}, err
-	}
-	id := newID[domain.EndpointID](s, domain.PrefixEndpoint)
-	return newEndpoint{id: id, secret: secret, sealed: s.cfg.Sealer.Seal(endpointContext(id), []byte(secret.Reveal()))}, nil
-}
-
-// attach stores the sealed signing secret if the command did make the endpoint.
-func (n newEndpoint) attach(batch *pgx.Batch, events []domain.Event) error {
-	for _, e := range events {
-		if _, ok := e.Data.(domain.EndpointCreated); ok && e.StreamID == string(n.id) {
-			projections.QueueEndpointSecret(batch, n.id, n.sealed, e.OccurredAt)
-		}
-	}
-	return nil
-}
-
 // UpdateKey edits a key. It returns the signing secret of a new webhook receiver, if the edit made one.
 func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*projections.Key, webhook.Secret, error) {
 	lineage, project, err := s.cfg.Reader.LineageOf(ctx, by.reach(), c.KeyID)
@@ -147,10 +144,16 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
-	c.NewEndpointID, c.Caller = endpoint.id, by.Caller
+	if c.EndpointID.Value != "" && !domain.ValidID(domain.PrefixEndpoint, string(c.EndpointID.Value)) {
+		return nil, webhook.Secret{}, noEndpoint()
+	}
+	c.NewEndpointID, c.SigningPublicKey, c.Caller = endpoint.id, endpoint.public, by.Caller
 	edit := lineageCommand(by, lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 		return l.Update(c, s.cfg.Limits, now)
 	}, endpoint.attach)
+	if c.EndpointID.Value != "" {
+		edit = withEndpoint(edit, c.EndpointID.Value, &c.Endpoint)
+	}
 	records, err := s.cfg.Store.Execute(ctx, withPolicy(edit, project, &c.Policy))
 	if err != nil {
 		return nil, webhook.Secret{}, err
@@ -211,6 +214,17 @@ func withPolicy(c eventstore.Command, project domain.ProjectID, policy *domain.P
 			return nil, err
 		}
 		*policy = p.Policy
+		return decide(view, now)
+	}
+	return c
+}
+
+// withEndpoint lets a decision on a key see the webhook endpoint that it names; nil if there is none.
+func withEndpoint(c eventstore.Command, id domain.EndpointID, endpoint **domain.Endpoint) eventstore.Command {
+	decide := c.Decide
+	c.Reads = append(c.Reads, string(id))
+	c.Decide = func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+		*endpoint, _ = view.Endpoint(id)
 		return decide(view, now)
 	}
 	return c

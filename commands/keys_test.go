@@ -71,15 +71,15 @@ func TestCreateKey(t *testing.T) {
 		if diff := cmp.Diff(k, row); diff != "" {
 			t.Errorf("the row differs from the answer: %s", diff)
 		}
-		secrets, err := w.SigningSecrets(t.Context(), []domain.EndpointID{*k.EndpointID})
-		if err != nil || secrets[*k.EndpointID].Reveal() != created.WebhookSecret.Reveal() {
+		secrets, err := w.SigningKeys(t.Context(), []domain.EndpointID{*k.EndpointID})
+		if err != nil || newest(secrets[*k.EndpointID]).Reveal() != created.WebhookSecret.Reveal() {
 			t.Errorf("the stored signing secret is another: %v", err)
 		}
 		if _, err := webhook.ParseSecret(created.WebhookSecret.Reveal()); err != nil {
 			t.Errorf("the signing secret cannot be used: %v", err)
 		}
 		w.exec(t, "DELETE FROM endpoint_secrets WHERE endpoint_id = $1", *k.EndpointID)
-		if secrets, err := w.SigningSecrets(t.Context(), []domain.EndpointID{*k.EndpointID}); err != nil || len(secrets) != 0 {
+		if secrets, err := w.SigningKeys(t.Context(), []domain.EndpointID{*k.EndpointID}); err != nil || len(secrets) != 0 {
 			t.Errorf("a signing secret that is gone: %v, %v", secrets, err)
 		}
 	})
@@ -249,8 +249,8 @@ func TestUpdateKey(t *testing.T) {
 		if *key.EndpointID == *before.EndpointID || *key.WebhookURL != "https://b.example.com/" || secret.IsZero() {
 			t.Fatalf("got endpoint %s at %s", *key.EndpointID, *key.WebhookURL)
 		}
-		found, err := w.SigningSecrets(t.Context(), []domain.EndpointID{*key.EndpointID, *before.EndpointID})
-		if err != nil || len(found) != 2 || found[*key.EndpointID].Reveal() != secret.Reveal() || found[*before.EndpointID].Reveal() == secret.Reveal() {
+		found, err := w.SigningKeys(t.Context(), []domain.EndpointID{*key.EndpointID, *before.EndpointID})
+		if err != nil || len(found) != 2 || newest(found[*key.EndpointID]).Reveal() != secret.Reveal() || newest(found[*before.EndpointID]).Reveal() == secret.Reveal() {
 			t.Errorf("the stored secrets are not those of the endpoints: %v", err)
 		}
 	})

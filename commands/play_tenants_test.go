@@ -41,7 +41,14 @@ func (p *play) policy(r *replica, a action) (bool, error) {
 	at, _ := pick(p, a, &p.places)
 	c := domain.UpdateProject{ID: at.id, Name: domain.ChangeTo(sprintf("app %d", a.Pick%5)), Policy: domain.ChangePolicyTo(domain.Policy{})}
 	grace := int64(a.Grace / time.Second)
-	switch a.Pick % 4 {
+	switch a.Pick % 6 {
+	case 4:
+		c.Policy = domain.PolicyChange{
+			MaxOverlapSeconds: domain.ChangeTo(int64(3600)),
+			RotationTimeout:   domain.ChangeTo([]domain.TimeoutAction{domain.TimeoutHold, domain.TimeoutRollback, domain.TimeoutExpireOld}[a.Pick%3]),
+		}
+	case 5:
+		c.Policy = domain.PolicyChange{RotationWindow: domain.ChangeTo(&domain.Window{Start: "13:00", LengthMinutes: 60, TimeZone: "Europe/Berlin"})}
 	case 0:
 		c.Policy = domain.PolicyChange{MaxGraceSeconds: domain.ChangeTo(&grace), DefaultGraceSeconds: domain.ChangeTo(&a.Interval)}
 	case 1:

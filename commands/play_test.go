@@ -46,6 +46,16 @@ var actions = []kind{
 	{"acknowledge", 4, (*play).acknowledge},
 	{"stall", 2, (*play).stall},
 	{"first use", 3, (*play).firstUse},
+	{"proof", 2, (*play).proof},
+	{"cancel", 1, (*play).cancel},
+	{"force", 1, (*play).force},
+	{"redeliver", 2, (*play).redeliver},
+	{"redeliver anew", 1, (*play).redeliverAnew},
+	{"time out", 2, (*play).timeOut},
+	{"roll back", 3, (*play).rollBack},
+	{"change grace", 3, (*play).changeGrace},
+	{"end grace", 2, (*play).endGrace},
+	{"compromise", 1, (*play).compromise},
 	{"claim", 4, (*play).claim},
 	{"revoke", 3, (*play).revoke},
 	{"leak", 1, (*play).leak},
@@ -161,7 +171,7 @@ func (p *play) do(t fataler, r *replica, a action) {
 // expected are the refusals that a sequence of sound requests can meet.
 var expected = map[domain.Code]bool{
 	domain.CodeKeyNotActive: true, domain.CodeRotationInProgress: true, domain.CodeTooManyInGrace: true,
-	domain.CodeNoRotation: true, domain.CodeVersionConflict: true, domain.CodeValidation: true, domain.CodeProjectNotEmpty: true,
+	domain.CodeNoRotation: true, domain.CodeRotationState: true, domain.CodeVersionConflict: true, domain.CodeValidation: true, domain.CodeProjectNotEmpty: true,
 }
 
 // gone forgives that a project was deleted by somebody else since it was picked.

@@ -15,8 +15,10 @@ import (
 // RotateKey asks for the next generation of a key.
 type RotateKey struct {
 	KeyID     domain.KeyID
-	Grace     *time.Duration // nil: what the project's policy says, or an hour
+	Grace     *time.Duration // nil: what the project's policy says, or an hour; none for a compromised key
 	Supersede bool
+	// Compromised says that somebody else may have the secret. Unless a grace is named, all older keys end at once.
+	Compromised bool
 }
 
 // RotatedKey is the outcome of a rotation that was asked for, with the secret that is shown only once.
@@ -40,6 +42,9 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 		KeyID: c.KeyID, NewKeyID: newID[domain.KeyID](s, domain.PrefixKey),
 		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerManual,
 		Grace: c.Grace, Supersede: c.Supersede, Caller: by.Caller, Mint: s.mint(&out.Secret),
+	}
+	if c.Compromised {
+		rotate.Trigger = domain.TriggerCompromise
 	}
 	outcome := func(events []domain.Event) (RotatedKey, error) {
 		rotated, event, err := find[domain.Rotated](events)
@@ -66,11 +71,21 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 // does nothing.
 func (s *Service) Sweep(ctx context.Context, due []projections.DueWork) []eventstore.Outcome {
 	by := System(domain.ActorSweep)
+	today, err := s.epoch(ctx) // new secrets are sealed with the key of the day
+	if err != nil {
+		return failed(len(due), err)
+	}
 	all := make([]eventstore.Command, len(due))
 	for i, d := range due {
 		switch d.Kind {
 		case domain.DueRotate:
-			all[i] = s.rotateDue(by, d)
+			all[i] = s.rotateDue(by, d, today)
+		case domain.DueWarn:
+			all[i] = lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+				return l.Warn(now)
+			}, nil)
+		case domain.DueTimeout:
+			all[i] = timeOut(by, d)
 		case domain.DueGrace:
 			all[i] = lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
 				return l.ExpireGrace(d.KeyID, now)
@@ -85,24 +100,85 @@ func (s *Service) Sweep(ctx context.Context, due []projections.DueWork) []events
 }
 
 // rotateDue is an interval rotation. Its secret is sealed in the transaction that makes it, to wait for delivery.
-func (s *Service) rotateDue(by By, d projections.DueWork) eventstore.Command {
-	var secret domain.Secret
-	rotate := domain.RotateKey{
-		KeyID: d.KeyID, NewKeyID: newID[domain.KeyID](s, domain.PrefixKey),
-		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerInterval,
-		Caller: by.Caller, Mint: s.mint(&secret),
-	}
-	return lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
-		return l.Rotate(rotate, now)
-	}, func(batch *pgx.Batch, events []domain.Event) error {
-		rotated, event, err := find[domain.Rotated](events)
-		if err != nil {
-			return err
+func (s *Service) rotateDue(by By, d projections.DueWork, today epoch) eventstore.Command {
+	p := s.pendingRotation(by, today)
+	p.rotate.KeyID = d.KeyID
+	command := lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		if l.Settings.EndpointID != d.EndpointID { // another receiver was chosen since: its time comes at once
+			return nil, nil
 		}
-		sealed := s.cfg.Sealer.Seal(rotationContext(rotated.RotationID), []byte(secret.Reveal()))
-		projections.QueuePendingSecret(batch, rotated.RotationID, rotated.KeyID, sealed, event.OccurredAt)
+		return l.Rotate(p.rotate, now)
+	}, p.attach)
+	return withPolicy(p.withReceiver(command, d.EndpointID), d.ProjectID, &p.rotate.Policy)
+}
+
+// timeOut is what becomes of a rotation that waits for too long.
+func timeOut(by By, d projections.DueWork) eventstore.Command {
+	var policy domain.Policy
+	return withPolicy(lineageCommand(by, d.LineageID, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.TimeOut(d.KeyID, policy, now)
+	}, nil), d.ProjectID, &policy)
+}
+
+// pendingRotation is a rotation whose secret waits to be delivered.
+type pendingRotation struct {
+	s        *Service
+	today    epoch
+	rotate   domain.RotateKey
+	secret   domain.Secret
+	receiver *domain.Endpoint // who is sent the secret; nil: the old key fetches it
+}
+
+func (s *Service) pendingRotation(by By, today epoch) *pendingRotation {
+	p := &pendingRotation{s: s, today: today}
+	p.rotate = domain.RotateKey{
+		NewKeyID:   newID[domain.KeyID](s, domain.PrefixKey),
+		RotationID: newID[domain.RotationID](s, domain.PrefixRotation), Trigger: domain.TriggerInterval,
+		Caller: by.Caller, Mint: s.mint(&p.secret),
+	}
+	return p
+}
+
+// withReceiver lets the decision see the receiver as it is when the decision is made.
+func (p *pendingRotation) withReceiver(c eventstore.Command, id domain.EndpointID) eventstore.Command {
+	if id == "" {
+		return c
+	}
+	decide := c.Decide
+	c.Reads = append(c.Reads, string(id))
+	c.Decide = func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+		endpoint, err := view.Endpoint(id)
+		if err != nil {
+			return nil, err
+		}
+		p.receiver, p.rotate.Receiver = endpoint, domain.Receiver{Demand: endpoint.AckLevel}
+		switch {
+		case endpoint.DeletedAt != nil:
+			p.rotate.Receiver.Problem = "deleted"
+		case !endpoint.Usable():
+			p.rotate.Receiver.Problem = string(endpoint.State)
+		}
+		return decide(view, now)
+	}
+	return c
+}
+
+// attach stores the secret, if the decision made one.
+func (p *pendingRotation) attach(batch *pgx.Batch, events []domain.Event) error {
+	_, event, err := find[domain.Rotated](events)
+	if err != nil { // it was put off, which makes no secret
 		return nil
-	})
+	}
+	return p.s.queueNewSecret(batch, p.today, p.secret, p.receiver, event)
+}
+
+// failed is the outcome of commands none of which could begin.
+func failed(commands int, err error) []eventstore.Outcome {
+	out := make([]eventstore.Outcome, commands)
+	for i := range out {
+		out[i].Err = err
+	}
+	return out
 }
 
 // Acknowledge records that the new secret of a rotation arrived; attach commits with it. It reports whether this was the
@@ -143,23 +219,6 @@ func (s *Service) FirstUse(key *projections.Key) {
 		// An error is the store's and is logged there; that the rotation has ended meanwhile is no fault.
 		_, _ = s.Acknowledge(context.Background(), by, key.LineageID, *key.RotationID, domain.AckFirstUse, nil)
 	}()
-}
-
-// OpenPending returns the secret that waits for a rotation; a zero one once nothing waits any more.
-func (s *Service) OpenPending(ctx context.Context, rotation domain.RotationID) (domain.Secret, error) {
-	sealed, err := s.cfg.Reader.PendingSecret(ctx, rotation)
-	if err != nil || sealed == nil {
-		return domain.Secret{}, err
-	}
-	plaintext, err := s.cfg.Sealer.Open(rotationContext(rotation), sealed)
-	if err != nil {
-		return domain.Secret{}, err
-	}
-	secret, ok := domain.ParseSecret(string(plaintext))
-	if !ok {
-		return domain.Secret{}, domain.Refuse(domain.CodeInternal, "a sealed secret is not a key")
-	}
-	return secret, nil
 }
 
 // ClaimedKey is the successor that an old key fetched.

@@ -369,11 +369,11 @@ func TestSealedValuesStayClosed(t *testing.T) {
 		rotations, endpoints = append(rotations, w.rotateDue(t, key.Key)), append(endpoints, *key.Key.EndpointID)
 	}
 	w.exec(t, "UPDATE pending_secrets SET sealed = (SELECT sealed FROM pending_secrets WHERE rotation_id = $2) WHERE rotation_id = $1", rotations[0], rotations[1])
-	w.exec(t, "UPDATE endpoint_secrets SET sealed = (SELECT sealed FROM endpoint_secrets WHERE endpoint_id = $2) WHERE endpoint_id = $1", endpoints[0], endpoints[1])
+	w.exec(t, "UPDATE endpoint_secrets SET sealed = (SELECT sealed FROM endpoint_secrets WHERE endpoint_id = $2 AND kind = 'v1') WHERE endpoint_id = $1", endpoints[0], endpoints[1])
 	if secret, err := w.OpenPending(t.Context(), rotations[0]); err == nil || !secret.IsZero() {
 		t.Error("a secret opened in another row")
 	}
-	if secrets, err := w.SigningSecrets(t.Context(), endpoints[:1]); err == nil || len(secrets) != 0 {
+	if secrets, err := w.SigningKeys(t.Context(), endpoints[:1]); err == nil || len(secrets) != 0 {
 		t.Error("a signing secret opened in another row")
 	}
 	other, err := seal.New(seal.NewKey())
@@ -385,7 +385,7 @@ func TestSealedValuesStayClosed(t *testing.T) {
 	if secret, err := stranger.OpenPending(t.Context(), rotations[1]); !errors.Is(err, seal.ErrWrongKey) || !secret.IsZero() {
 		t.Errorf("under another master key: %v", err)
 	}
-	if _, err := stranger.SigningSecrets(t.Context(), endpoints[1:]); !errors.Is(err, seal.ErrWrongKey) {
+	if _, err := stranger.SigningKeys(t.Context(), endpoints[1:]); !errors.Is(err, seal.ErrWrongKey) {
 		t.Errorf("under another master key: %v", err)
 	}
 }

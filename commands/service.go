@@ -19,6 +19,10 @@ type Config struct {
 	Limits domain.Limits
 	// CheckURL says what is wrong with the address of a webhook receiver.
 	CheckURL func(url string) error
+	// Sender reaches receivers that their owners have asked; the deliveries of keys' secrets are the workers'.
+	Sender Sender
+	// PublicURL is where receivers reach this API to fetch secrets, without a slash at its end; only the mode claim needs it.
+	PublicURL string
 	// Random is the source of secrets; nil means crypto/rand.
 	Random io.Reader
 	// Now is the clock; nil means time.Now.
@@ -30,6 +34,8 @@ type Service struct {
 	cfg      Config
 	ids      domain.IDs
 	firstUse chan struct{} // how many first uses may be acknowledged at once
+	probes   chan struct{} // how many receivers may be asked at once
+	epochs   epochs
 }
 
 // New returns a Service.
@@ -37,7 +43,7 @@ func New(cfg Config) *Service {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Service{cfg: cfg, ids: domain.IDs{Random: cfg.Random}, firstUse: make(chan struct{}, 32)}
+	return &Service{cfg: cfg, ids: domain.IDs{Random: cfg.Random}, firstUse: make(chan struct{}, 32), probes: make(chan struct{}, maxProbes)}
 }
 
 // By says who asks for a command, and for which request.
@@ -61,10 +67,15 @@ func (b By) actor() domain.Actor {
 // reaches is the second wall behind the lookup that led to the lineage: whatever let the id through, a lineage of another
 // organization, or of a project out of the caller's reach, is not found. Rekey's own work reaches all.
 func (b By) reaches(l *domain.Lineage) bool {
-	if b.Actor != "" && b.Caller.OrganizationID == "" {
-		return true
-	}
-	return l.OrganizationID == b.Caller.OrganizationID && b.Caller.MayUseProject(l.ProjectID)
+	return b.own() || b.mayUse(l.OrganizationID, l.ProjectID)
+}
+
+// own reports whether this is rekey's own work.
+func (b By) own() bool { return b.Actor != "" && b.Caller.OrganizationID == "" }
+
+// mayUse reports whether something of an organization's project is in the caller's reach.
+func (b By) mayUse(organization domain.OrganizationID, project domain.ProjectID) bool {
+	return organization == b.Caller.OrganizationID && b.Caller.MayUseProject(project)
 }
 
 // reach is how far the reads go that lead to a command.

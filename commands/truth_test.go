@@ -25,6 +25,19 @@ var none = map[string]string{
 	"keys in grace beyond the allowed": `SELECT count(*) FROM (SELECT FROM keys WHERE state = 'grace' GROUP BY lineage_id HAVING count(*) > 3) l`,
 	"G2: keys with a deadline though their successor waits": `SELECT count(*) FROM rotations r JOIN keys k ON k.id = r.from_key_id
 		WHERE r.state IN ('delivering', 'stalled') AND (k.state <> 'active' OR k.grace_expires_at IS NOT NULL)`,
+	"lineages with several rotations that wait": `SELECT count(*) FROM (SELECT FROM rotations WHERE state IN ('delivering', 'stalled')
+		GROUP BY lineage_id HAVING count(*) > 1) l`,
+	"rotations that overlap without a key in grace, or with another deadline": `SELECT count(*) FROM rotations r JOIN keys k ON k.id = r.from_key_id
+		WHERE r.state = 'overlap' AND (k.state <> 'grace' OR k.grace_expires_at <> r.grace_expires_at OR k.replaced_by_key_id IS NULL)`,
+	"rotations that have ended and may still change": `SELECT count(*) FROM rotations r JOIN keys k ON k.id = r.to_key_id
+		WHERE r.state IN ('cancelled', 'superseded', 'aborted') AND k.state IN ('pending', 'active', 'grace')`,
+	"rotations that were acknowledged by less than was demanded": `SELECT count(*) FROM rotations
+		WHERE ack_demand = 'first_use' AND ack_level IN ('accepted', 'proof') OR ack_demand = 'proof' AND ack_level = 'accepted'`,
+	"keys that authenticate without a rotation, beside those that were rolled back": `SELECT count(*) FROM keys k
+		WHERE k.state = 'grace' AND NOT EXISTS (SELECT FROM rotations r WHERE r.from_key_id = k.id AND r.state = 'overlap')
+			AND NOT EXISTS (SELECT FROM rotations r WHERE r.to_key_id = k.id AND r.state = 'rolled_back')`,
+	"waiting rotations that nothing will ever time out": `SELECT count(*) FROM rotations r
+		WHERE r.state IN ('delivering', 'stalled') AND NOT EXISTS (SELECT FROM due_work d WHERE d.kind = 'timeout' AND d.key_id = r.to_key_id)`,
 	"secrets that wait for no rotation, or rotations without their secret": `SELECT count(*) FROM pending_secrets s
 		FULL JOIN (SELECT * FROM rotations WHERE state IN ('delivering', 'stalled')) r ON r.id = s.rotation_id
 		WHERE s.key_id IS DISTINCT FROM r.to_key_id`,
@@ -74,6 +87,8 @@ func (p *play) assertRevoked(t fataler) {
 			}
 		case domain.RotationAcknowledged:
 			active[r.StreamID] = d.KeyID
+		case domain.RotationRolledBack:
+			active[r.StreamID] = d.KeyID
 		case domain.Revoked:
 			ended[r.StreamID] = d.KeyID == active[r.StreamID]
 		}
@@ -120,8 +135,8 @@ func (p *play) assertSecrets(t fataler) {
 		}
 	}
 	for id, secret := range p.hooks {
-		found, err := p.w.SigningSecrets(ctx, []domain.EndpointID{id})
-		if err != nil || found[id].Reveal() != secret.Reveal() {
+		found, err := p.w.SigningKeys(ctx, []domain.EndpointID{id})
+		if err != nil || newest(found[id]).Reveal() != secret.Reveal() {
 			t.Errorf("the signing secret of %s is another than was answered: %v", id, err)
 		}
 	}

@@ -27,7 +27,12 @@ func samples() []Payload {
 	next, end := new(at(day+1500*time.Microsecond)), new(at(2*hour+123456*time.Microsecond))
 	policy := Policy{
 		MaxLifetimeSeconds: 7776000, RequireExpiry: true, DefaultGraceSeconds: new(int64(0)), MaxGraceSeconds: new(int64(3600)),
-		AllowedScopes: Scopes{"orders:*", "keys:read"}, OnLeak: LeakNotify,
+		AllowedScopes: Scopes{"orders:*", "keys:read"}, OnLeak: LeakNotify, MaxOverlapSeconds: 86400, RotationTimeout: TimeoutExpireOld,
+		RotationWindow: &Window{Days: []string{"sat", "sun"}, Start: "02:00", LengthMinutes: 120, TimeZone: "Europe/Berlin"},
+	}
+	target := Target{
+		URL: "https://example.com/hook", SecretMode: SecretSealed,
+		ReceiverKey: &ReceiverKey{ID: "0123456789abcdef", PublicKey: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="},
 	}
 	return []Payload{
 		Created{
@@ -37,24 +42,46 @@ func samples() []Payload {
 		Updated{Changed: []string{"name", "scopes"}, Settings: settings, NextRotationAt: next},
 		Rotated{
 			RotationID: rot1, Trigger: TriggerManual, PreviousKeyID: key1, KeyID: key2, Generation: 2, SecretFacts: facts(2),
-			GraceSeconds: 3600, EndpointID: ep1, Acknowledged: AckAnswer, GraceExpiresAt: end, NextRotationAt: next,
+			GraceSeconds: 3600, EndpointID: ep1, Demand: AckProof, Deadline: end, Acknowledged: AckAnswer, GraceExpiresAt: end,
+			RevokedKeyIDs: []KeyID{key1, key3}, NextRotationAt: next,
 		},
 		RotationAcknowledged{
 			RotationID: rot1, PreviousKeyID: key1, KeyID: key2, Level: AckAccepted, GraceExpiresAt: *end, NextRotationAt: next,
 		},
-		RotationCancelled{RotationID: rot1, KeyID: key2, Reason: "superseded", NextRotationAt: next},
+		RotationCancelled{RotationID: rot1, KeyID: key2, Reason: "superseded", SupersededBy: rot2, NextRotationAt: next},
 		RotationStalled{RotationID: rot1, KeyID: key2, Reason: "410 Gone"},
-		GraceExpired{KeyID: key1},
+		RotationRedelivered{RotationID: rot1, KeyID: key2},
+		RotationTimedOut{RotationID: rot1, KeyID: key2, NextAt: *next},
+		RotationRolledBack{RotationID: rot1, KeyID: key1, ReplacedKeyID: key2, GraceExpiresAt: *end, NextRotationAt: next},
+		RotationDeferred{KeyID: key1, SlotAt: *next, Until: *end, Reason: DeferredByGraces},
+		RotationBlocked{KeyID: key1, EndpointID: ep1, SlotAt: *next, Reason: "paused"},
+		GraceChanged{RotationID: rot1, KeyID: key1, GraceExpiresAt: *end},
+		GraceExpired{KeyID: key1, Early: true},
 		Expired{KeyIDs: []KeyID{key1, key2}},
 		Revoked{KeyID: key1, KeyIDs: []KeyID{key1, key2}, Reason: "leaked"},
 		LeakReported{KeyID: key1, Source: "github_commit", URL: "https://github.com/acme/demo/blob/main/.env", Action: LeakNotify},
+		KeyExpiring{KeyID: key1, ExpiresAt: *end, DaysLeft: 7},
+		UsedInGrace{
+			RotationID: rot1, KeyID: key1, ReplacedByKeyID: key2, GraceExpiresAt: *end, Address: "203.0.113.7", Count: 12,
+			FirstSeenAt: at(hour), LastSeenAt: at(2 * hour),
+		},
+		RotationClaimedAgain{RotationID: rot1},
+		RedeliveryRequested{DeliveryID: "dlv_01jz8q0v6me5et8b3k2c9d4x7a", From: new(at(hour)), To: end, Delivered: true},
 		OrganizationCreated{Name: "Acme"},
 		OrganizationUpdated{Changed: []string{"name", "disabled_surfaces"}, Name: "Acme", DisabledSurfaces: []string{"account-keys", "apikey"}},
 		ProjectCreated{Name: "Demo", Brand: "acme", Policy: policy},
 		ProjectUpdated{Changed: []string{"brand", "policy.require_expiry"}, Name: "Demo", Brand: "acme", Policy: policy},
 		ProjectDeleted{},
 		EnvironmentCreated{EnvironmentID: env1, Name: "live"},
-		EndpointCreated{URL: "https://example.com/hook", LineageID: lin1},
+		EndpointCreated{
+			URL: "https://example.com/hook", LineageID: lin1, SecretMode: SecretSealed, AckLevel: AckFirstUse,
+			ReceiverKey: &ReceiverKey{ID: "0123456789abcdef", PublicKey: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="}, SigningPublicKey: "whpk_AA==",
+		},
+		EndpointVerified{target},
+		EndpointUpdated{Changed: []string{"url"}, Target: target, AckLevel: AckAccepted, Proposed: &target},
+		EndpointStateChanged{State: EndpointDisabled, Reason: "gone"},
+		SigningSecretRotated{ExpiresAt: *end, SigningPublicKey: "whpk_AA=="},
+		EndpointDeleted{},
 	}
 }
 
@@ -252,7 +279,7 @@ func TestEncodeLeavesOutWhatIsAbsent(t *testing.T) {
 		},
 		`{"key_id":"","key_ids":["` + string(key1) + `"]}`: Revoked{KeyIDs: []KeyID{key1}},
 		`{"rotation_id":"","key_id":"","reason":""}`:       RotationCancelled{},
-		`{"url":""}`: EndpointCreated{},
+		`{"url":"","secret_mode":"","ack_level":""}`:       EndpointCreated{},
 	} {
 		raw, _, err := Encode(p)
 		if err != nil || string(raw) != want {
@@ -265,10 +292,16 @@ func TestSnake(t *testing.T) {
 	t.Parallel()
 	want := map[Type]string{
 		TypeCreated: "created", TypeUpdated: "updated", TypeRotated: "rotated", TypeRotationAcknowledged: "rotation_acknowledged",
-		TypeRotationCancelled: "rotation_cancelled", TypeRotationStalled: "rotation_stalled", TypeGraceExpired: "grace_expired",
+		TypeRotationCancelled: "rotation_cancelled", TypeRotationStalled: "rotation_stalled",
+		TypeRotationRedelivered: "rotation_redelivered", TypeRotationTimedOut: "rotation_timed_out", TypeRotationRolledBack: "rotation_rolled_back",
+		TypeRotationDeferred: "rotation_deferred", TypeRotationBlocked: "rotation_blocked", TypeGraceChanged: "grace_changed", TypeGraceExpired: "grace_expired",
 		TypeExpired: "expired", TypeRevoked: "revoked", TypeLeakReported: "leak_reported", TypeOrganizationCreated: "organization_created",
 		TypeOrganizationUpdated: "organization_updated", TypeProjectCreated: "project_created", TypeProjectUpdated: "project_updated",
 		TypeProjectDeleted: "project_deleted", TypeEnvironmentCreated: "environment_created", TypeEndpointCreated: "endpoint_created",
+		TypeEndpointVerified: "endpoint_verified", TypeEndpointUpdated: "endpoint_updated", TypeEndpointStateChanged: "endpoint_state_changed",
+		TypeSigningSecretRotated: "signing_secret_rotated", TypeEndpointDeleted: "endpoint_deleted",
+		TypeKeyExpiring: "key_expiring", TypeUsedInGrace: "used_in_grace", TypeRotationClaimedAgain: "rotation_claimed_again",
+		TypeRedeliveryRequested: "redelivery_requested",
 	}
 	for _, kind := range Types() {
 		if got := kind.Snake(); got != want[kind] {

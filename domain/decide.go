@@ -1,19 +1,19 @@
 package domain
 
-import (
-	"slices"
-	"time"
-)
+import "time"
 
 // CreateKey asks for a new lineage.
 type CreateKey struct {
 	LineageID   LineageID
 	KeyID       KeyID
 	Environment EnvironmentID // empty: the project's first
-	Settings    Settings      // EndpointID names an endpoint that the same command makes, if WebhookURL is set
-	GraceSet    bool          // GraceSeconds was named; else it gets a default
-	Operator    bool
-	Caller      Caller
+	// Settings.EndpointID names an endpoint that the same command makes, if WebhookURL is set, and else Endpoint's.
+	Settings         Settings
+	Endpoint         *Endpoint // a registered one that is to be told of rotations; nil: none
+	SigningPublicKey string    // of the endpoint that is made
+	GraceSet         bool      // GraceSeconds was named; else it gets a default
+	Operator         bool
+	Caller           Caller
 	// Mint makes the secret once brand and environment are known.
 	Mint func(brand, environment string) (Secret, error)
 	// Given, if not nil, is what is known of a secret that another system issued; then none is made.
@@ -29,6 +29,12 @@ func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Deci
 	if !ok {
 		return nil, NotFound("environment in this project")
 	}
+	if c.Endpoint != nil {
+		if err := c.Endpoint.ForKey(p.ID, c.LineageID); err != nil {
+			return nil, err
+		}
+		c.Settings.EndpointID = c.Endpoint.ID
+	}
 	settings, err := p.settingsFor(c, limits, now)
 	if err != nil {
 		return nil, err
@@ -40,13 +46,13 @@ func (p *Project) CreateKeyIn(c CreateKey, limits Limits, now time.Time) ([]Deci
 	created := Created{
 		KeyID: c.KeyID, SecretFacts: facts, Imported: c.Given != nil, EnvironmentID: environment.ID, Environment: environment.Name,
 		Brand: p.Brand, Settings: settings, Operator: c.Operator,
-		NextRotationAt: firstSlot(c.LineageID, settings, now),
+		NextRotationAt: firstSlot(c.LineageID, settings, p.Policy.RotationWindow, now),
 	}
 	at := Decided{OrganizationID: p.OrganizationID, ProjectID: p.ID}
 	var out []Decided
-	if settings.EndpointID != "" {
+	if settings.WebhookURL != "" {
 		endpoint := at
-		endpoint.StreamID, endpoint.Data = string(settings.EndpointID), EndpointCreated{URL: settings.WebhookURL, LineageID: c.LineageID}
+		endpoint.StreamID, endpoint.Data = string(settings.EndpointID), onTheFly(settings.WebhookURL, c.LineageID, c.SigningPublicKey)
 		out = append(out, endpoint)
 	}
 	at.StreamID, at.Data = string(c.LineageID), created
@@ -86,155 +92,6 @@ func (p *Project) settingsFor(c CreateKey, limits Limits, now time.Time) (Settin
 	return settings, c.Caller.covers(settings, c.Operator)
 }
 
-// firstSlot is the first interval rotation counted from now, or nil without an interval.
-func firstSlot(id LineageID, s Settings, now time.Time) *time.Time {
-	if s.RotationIntervalSeconds == 0 {
-		return nil
-	}
-	at := nextSlot(id, now, seconds(s.RotationIntervalSeconds), now)
-	return &at
-}
-
-// RotateKey asks for the next generation.
-type RotateKey struct {
-	KeyID      KeyID // the generation that the caller takes for the active one
-	NewKeyID   KeyID
-	RotationID RotationID
-	Trigger    Trigger
-	Grace      *time.Duration // of a manual rotation, nil: by the policy; interval rotations use the settings
-	Supersede  bool           // cancel a rotation that still waits for its receiver
-	Caller     Caller
-	Policy     Policy // of the key's project; it binds manual rotations
-	Mint       func(brand, environment string) (Secret, error)
-}
-
-// Rotate decides a rotation. A manual one is acknowledged by its own answer; one by interval leaves the new generation
-// pending until it is acknowledged. An interval rotation that is not due (any more) decides nothing.
-func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
-	active := l.Active()
-	if c.Trigger == TriggerInterval && !l.rotationDue(now) {
-		return nil, nil
-	}
-	grace, err := c.grace()
-	if err != nil {
-		return nil, err
-	}
-	if active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
-		return nil, l.notActive(c.KeyID)
-	}
-	if err := c.Caller.covers(l.Settings, l.Operator); err != nil {
-		return nil, err
-	}
-	cancelled, err := l.supersede(c, grace)
-	if err != nil {
-		return nil, err
-	}
-	if free := l.graceFreeAt(); grace > 0 && free.After(now) {
-		return nil, Refuse(CodeTooManyInGrace, "%d older generations are still in grace", MaxInGrace).
-			With("possible_at", free.Format(time.RFC3339Nano))
-	}
-	secret, err := c.Mint(l.Brand, l.Environment)
-	if err != nil {
-		return nil, err
-	}
-	rotated := l.rotated(c, grace, FactsOf(secret), now)
-	return append(cancelled, l.decided(rotated)), nil
-}
-
-// grace is the grace that begins with the rotation. That of an interval rotation begins later, when it is acknowledged.
-func (c RotateKey) grace() (time.Duration, error) {
-	if c.Trigger == TriggerInterval {
-		return 0, nil
-	}
-	return c.Policy.graceOf(c.Grace)
-}
-
-// rotationDue reports whether the sweep's idea of a due rotation still holds.
-func (l *Lineage) rotationDue(now time.Time) bool {
-	return slices.ContainsFunc(l.Due(), func(d Due) bool { return d.Kind == DueRotate && !d.At.After(now) }) &&
-		l.StatusAt(l.Active(), now).Valid()
-}
-
-// supersede refuses while a rotation waits for its receiver, or cancels that one if the caller said so or wants the old
-// key gone at once.
-func (l *Lineage) supersede(c RotateKey, grace time.Duration) ([]Decided, error) {
-	waiting := l.WaitingRotation()
-	if waiting == nil {
-		return nil, nil
-	}
-	if !c.Supersede && grace > 0 {
-		return nil, Refuse(CodeRotationInProgress, "a rotation of this key waits for its receiver; send supersede=true to replace it").
-			With("rotation_id", waiting.ID)
-	}
-	return []Decided{l.decided(RotationCancelled{
-		RotationID: waiting.ID, KeyID: waiting.ToKeyID, Reason: "superseded", NextRotationAt: l.NextRotationAt,
-	})}, nil
-}
-
-func (l *Lineage) rotated(c RotateKey, grace time.Duration, facts SecretFacts, now time.Time) Rotated {
-	r := Rotated{
-		RotationID: c.RotationID, Trigger: c.Trigger, PreviousKeyID: c.KeyID, KeyID: c.NewKeyID,
-		Generation: l.LastGeneration + 1, SecretFacts: facts, NextRotationAt: l.NextRotationAt,
-	}
-	if c.Trigger == TriggerManual {
-		deadline := l.graceEnd(now, grace)
-		r.Acknowledged, r.GraceExpiresAt = AckAnswer, &deadline
-		r.GraceSeconds = int64(grace / time.Second)
-		r.NextRotationAt = firstSlot(l.ID, l.Settings, now)
-		return r
-	}
-	r.GraceSeconds, r.EndpointID = l.Settings.GraceSeconds, l.Settings.EndpointID
-	r.NextRotationAt = l.slotAfter(now)
-	return r
-}
-
-// slotAfter is the next interval rotation after now on the lineage's own slots.
-func (l *Lineage) slotAfter(now time.Time) *time.Time {
-	if l.Settings.RotationIntervalSeconds == 0 {
-		return nil
-	}
-	at := nextSlot(l.ID, l.Anchor, seconds(l.Settings.RotationIntervalSeconds), now)
-	return &at
-}
-
-// graceEnd is now plus the grace, never past the lineage's own expiry.
-func (l *Lineage) graceEnd(now time.Time, grace time.Duration) time.Time {
-	end := now.Add(grace)
-	if l.Settings.ExpiresAt != nil && l.Settings.ExpiresAt.Before(end) {
-		return *l.Settings.ExpiresAt
-	}
-	return end
-}
-
-// Acknowledge decides that the new secret of a waiting rotation arrived. Any later sign for the same rotation decides
-// nothing: the first one counts.
-func (l *Lineage) Acknowledge(id RotationID, level AckLevel, now time.Time) ([]Decided, error) {
-	r := l.rotation(id)
-	if r == nil || !r.State.Live() {
-		return nil, Refuse(CodeNoRotation, "this rotation has ended")
-	}
-	if !r.State.Waiting() {
-		return nil, nil
-	}
-	next := l.NextRotationAt
-	if next != nil && !next.After(now) { // slots that passed while the receiver was away collapse into the next one
-		next = l.slotAfter(now)
-	}
-	return []Decided{l.decided(RotationAcknowledged{
-		RotationID: id, PreviousKeyID: r.FromKeyID, KeyID: r.ToKeyID, Level: level,
-		GraceExpiresAt: l.graceEnd(now, seconds(r.GraceSeconds)), NextRotationAt: next,
-	})}, nil
-}
-
-// Stall decides that delivery is given up for now. The old key keeps working without a deadline.
-func (l *Lineage) Stall(id RotationID, reason string) ([]Decided, error) {
-	r := l.rotation(id)
-	if r == nil || r.State != RotationDelivering {
-		return nil, nil
-	}
-	return []Decided{l.decided(RotationStalled{RotationID: id, KeyID: r.ToKeyID, Reason: reason})}, nil
-}
-
 // Revoke decides the end of a key. The active key takes everything live of its lineage with it, so that nothing revives
 // it; an older one in grace ends alone; a pending one is cancelled with its rotation. Revoking what has ended decides
 // nothing: the caller's wish is fulfilled.
@@ -251,7 +108,7 @@ func (l *Lineage) Revoke(id KeyID, reason string, now time.Time) ([]Decided, err
 	case GenerationPending:
 		r := l.WaitingRotation()
 		return []Decided{l.decided(RotationCancelled{
-			RotationID: r.ID, KeyID: id, Reason: reason, NextRotationAt: l.slotAfter(now),
+			RotationID: r.ID, KeyID: id, Reason: reason, NextRotationAt: l.slotAfter(nil, now),
 		})}, nil
 	case GenerationActive:
 		ids = l.live()

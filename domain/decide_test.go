@@ -109,7 +109,7 @@ func TestCreate(t *testing.T) {
 			name:   "WithAReceiverMakesItsEndpointFirst",
 			change: func(c *CreateKey) { c.Settings.EndpointID, c.Settings.WebhookURL = ep1, "https://example.com" },
 			want:   func(c *Created) { c.EndpointID, c.WebhookURL = ep1, "https://example.com" },
-			before: []Payload{EndpointCreated{URL: "https://example.com", LineageID: lin1}},
+			before: []Payload{onTheFly("https://example.com", lin1, "")},
 		},
 		{
 			name:   "KeepsTimesInUTCAndMicroseconds",

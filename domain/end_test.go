@@ -34,10 +34,10 @@ func TestRevoke(t *testing.T) {
 			then: []Payload{Revoked{key1, []KeyID{key1}, "leaked"}},
 		}, {
 			name: "OfAPendingKeyCancelsItsRotation", given: waiting, when: revoke(key3, now),
-			then: []Payload{RotationCancelled{rot1, key3, "leaked", &next}},
+			then: []Payload{RotationCancelled{rot1, key3, "leaked", "", &next}},
 		}, {
 			name: "OfAStalledPendingKeyCancelsItsRotation", given: with(fact{slot(1), RotationStalled{rot1, key3, "gone"}}), when: revoke(key3, now),
-			then: []Payload{RotationCancelled{rot1, key3, "leaked", &next}},
+			then: []Payload{RotationCancelled{rot1, key3, "leaked", "", &next}},
 		},
 		{
 			name: "OfAKeyWhoseLifeIsOverIsStillRecorded", given: []fact{created(ending(hour))}, when: revoke(key1, now),
@@ -62,10 +62,10 @@ func TestExpireGrace(t *testing.T) {
 	}
 	inGrace := []fact{created(), byHand(0, 1, hour)}
 	runDecisions(t, []decision{
-		{name: "IsRecordedAtItsEnd", given: inGrace, when: expire(key1, hour), then: []Payload{GraceExpired{key1}}},
-		{name: "IsRecordedLate", given: inGrace, when: expire(key1, 100*day), then: []Payload{GraceExpired{key1}}},
+		{name: "IsRecordedAtItsEnd", given: inGrace, when: expire(key1, hour), then: []Payload{GraceExpired{KeyID: key1}}},
+		{name: "IsRecordedLate", given: inGrace, when: expire(key1, 100*day), then: []Payload{GraceExpired{KeyID: key1}}},
 		{name: "DecidesNothingBeforeItsEnd", given: inGrace, when: expire(key1, hour-1)},
-		{name: "DecidesNothingTwice", given: append(inGrace[:2:2], fact{hour, GraceExpired{key1}}), when: expire(key1, hour)},
+		{name: "DecidesNothingTwice", given: append(inGrace[:2:2], fact{hour, GraceExpired{KeyID: key1}}), when: expire(key1, hour)},
 		{name: "DecidesNothingForTheActiveKey", given: inGrace, when: expire(key2, 100*day)},
 		{name: "DecidesNothingForAPendingKey", given: []fact{created(hourly), bySlot()}, when: expire(key2, 100*day)},
 		{name: "DecidesNothingForAnOldKeyWhoseSuccessorHasNotArrived", given: []fact{created(hourly), bySlot()}, when: expire(key1, 100*day)},
@@ -108,10 +108,21 @@ func TestApplyShowsHowThingsEnded(t *testing.T) {
 		{"Stalled", append(waiting[:2:2], stalled(end)), "1 active 2 pending", RotationStuck, false, true},
 		{"Arrived", append(waiting[:2:2], arrived(end)), "1 grace 2 active", RotationOverlap, true, false},
 		{"ArrivedAfterAStall", append(waiting[:2:2], stalled(end), arrived(end)), "1 grace 2 active", RotationOverlap, true, false},
-		{"GraceExpired", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{key1}}), "1 retired 2 active", RotationCompleted, true, false},
+		{"GraceExpired", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{KeyID: key1}}), "1 retired 2 active", RotationCompleted, true, false},
 		{"Cancelled", append(waiting[:2:2], fact{end, cancelled(nil)}), "1 active 2 discarded", RotationAbandoned, false, true},
+		{"Superseded", append(waiting[:2:2], fact{end, superseded(nil)}), "1 active 2 discarded", RotationSuperseded, false, true},
+		{"RevokedInTheOverlap", append(waiting[:2:2], arrived(slot(1)), fact{end, Revoked{key2, []KeyID{key1, key2}, "leaked"}}), "1 revoked 2 revoked", RotationAborted, true, true},
+		{"RolledBack", append(waiting[:2:2], arrived(slot(1)), fact{end, RotationRolledBack{rot1, key1, key2, at(end + hour), nil}}), "1 active 2 grace", RotationUndone, true, false},
+		{"RolledBackWithoutGrace", append(waiting[:2:2], arrived(slot(1)), fact{end, RotationRolledBack{rot1, key1, key2, at(end), nil}}), "1 active 2 retired", RotationUndone, true, false},
+		{"GraceEndedEarly", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{key1, true}}), "1 retired 2 active", RotationCompleted, true, false},
+		{"TimedOut", append(waiting[:2:2], fact{end, RotationTimedOut{rot1, key2, at(end + day)}}), "1 active 2 pending", RotationStuck, false, true},
+		{"Redelivered", append(waiting[:2:2], stalled(slot(1)), fact{end, RotationRedelivered{rot1, key2}}), "1 active 2 pending", RotationDelivering, false, false},
+		{"CutOverBecauseOfACompromise", []fact{created(hourly), {end, Rotated{
+			RotationID: rot1, Trigger: TriggerCompromise, PreviousKeyID: key1, KeyID: key2, Generation: 2, Acknowledged: AckAnswer,
+			GraceExpiresAt: new(at(end)), RevokedKeyIDs: []KeyID{key1},
+		}}}, "1 revoked 2 active", RotationCompleted, true, false},
 		{"RevokedWhileWaiting", append(waiting[:2:2], fact{end, Revoked{key1, []KeyID{key1, key2}, "leaked"}}), "1 revoked 2 revoked", RotationAborted, false, true},
-		{"ExpiredWhileWaiting", append(waiting[:2:2], fact{end, Expired{[]KeyID{key1, key2}}}), "1 expired 2 expired", RotationAborted, false, false},
+		{"ExpiredWhileWaiting", append(waiting[:2:2], fact{end, Expired{[]KeyID{key1, key2}}}), "1 expired 2 expired", RotationAborted, false, true},
 		{"OldKeyRevokedInGrace", append(waiting[:2:2], arrived(slot(1)), revoked(end, key1)), "1 revoked 2 active", RotationCompleted, true, false},
 		{"CutOver", []fact{created(hourly), {end, Rotated{
 			RotationID: rot1, Trigger: TriggerManual, PreviousKeyID: key1, KeyID: key2, Generation: 2, Acknowledged: AckAnswer, GraceExpiresAt: new(at(end)),

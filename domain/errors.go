@@ -22,7 +22,10 @@ const (
 	CodeRotationInProgress Code = "rotation_in_progress"   // a rotation waits for its receiver
 	CodeTooManyInGrace     Code = "too_many_in_grace"      // older generations have not run out yet
 	CodeNoRotation         Code = "rotation_not_found"     // no such live rotation
+	CodeRotationState      Code = "rotation_state"         // the rotation is in a state that does not allow this
 	CodeProjectNotEmpty    Code = "project_not_empty"      // a project that has live keys is not deleted
+	CodeEndpointState      Code = "endpoint_state"         // the webhook endpoint is in a state that does not allow this
+	CodeEndpointInUse      Code = "endpoint_in_use"        // a webhook endpoint that live keys use is not deleted
 	CodeSelectionChanged   Code = "selection_changed"      // not the keys that the dry run named
 	CodePrecondition       Code = "precondition_failed"    // the caller said what it has seen, and that is out of date
 	CodeAnswerInUse        Code = "idempotency_key_in_use" // a request with this key is still being carried out
@@ -41,8 +44,8 @@ func Codes() []Code {
 	return []Code{
 		CodeInvalidRequest, CodeValidation, CodeUnauthenticated, CodeInsufficientScope, CodeEscalation, CodeSurfaceDisabled,
 		CodeNotFound,
-		CodeVersionConflict, CodeKeyNotActive, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation, CodeProjectNotEmpty,
-		CodeSelectionChanged, CodePrecondition, CodeAnswerInUse, CodeAnswerDiffers,
+		CodeVersionConflict, CodeKeyNotActive, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation, CodeRotationState, CodeProjectNotEmpty,
+		CodeEndpointState, CodeEndpointInUse, CodeSelectionChanged, CodePrecondition, CodeAnswerInUse, CodeAnswerDiffers,
 		CodeMethodNotAllowed, CodeTooLarge, CodeUnsupportedMedia, CodeOverloaded, CodeUnavailable, CodeOutcomeUnknown,
 		CodeInternal,
 	}

@@ -16,6 +16,12 @@ const (
 	TypeRotationAcknowledged Type = "RotationAcknowledged"
 	TypeRotationCancelled    Type = "RotationCancelled"
 	TypeRotationStalled      Type = "RotationStalled"
+	TypeRotationRedelivered  Type = "RotationRedelivered"
+	TypeRotationTimedOut     Type = "RotationTimedOut"
+	TypeRotationRolledBack   Type = "RotationRolledBack"
+	TypeRotationDeferred     Type = "RotationDeferred"
+	TypeRotationBlocked      Type = "RotationBlocked"
+	TypeGraceChanged         Type = "GraceChanged"
 	TypeGraceExpired         Type = "GraceExpired"
 	TypeExpired              Type = "Expired"
 	TypeRevoked              Type = "Revoked"
@@ -25,7 +31,6 @@ const (
 	TypeProjectUpdated       Type = "ProjectUpdated"
 	TypeProjectDeleted       Type = "ProjectDeleted"
 	TypeEnvironmentCreated   Type = "EnvironmentCreated"
-	TypeEndpointCreated      Type = "EndpointCreated"
 )
 
 // Payload is what one type of event says beyond what all events carry.
@@ -106,6 +111,8 @@ type Trigger string
 const (
 	TriggerInterval Trigger = "interval"
 	TriggerManual   Trigger = "manual"
+	// TriggerCompromise is asked for because somebody else may have the secret: the old key ends at once.
+	TriggerCompromise Trigger = "compromise"
 )
 
 // AckLevel says how a new secret is known to have arrived.
@@ -115,9 +122,17 @@ type AckLevel string
 const (
 	AckAnswer   AckLevel = "answer"    // returned to the caller who asked for the rotation
 	AckAccepted AckLevel = "accepted"  // 2xx from the receiver
+	AckProof    AckLevel = "proof"     // 2xx from the receiver, with a proof that it has the secret
 	AckFirstUse AckLevel = "first_use" // the new key verified
 	AckClaim    AckLevel = "claim"     // fetched by the old key
+	AckForced   AckLevel = "forced"    // nobody knows; somebody decided to go on
 )
+
+// ackOrder is how strong a sign is. What was handed over, or decided, meets every demand.
+var ackOrder = map[AckLevel]int{AckAccepted: 0, AckProof: 1, AckFirstUse: 2, AckClaim: 3, AckAnswer: 3, AckForced: 3}
+
+// Meets reports whether a sign is as strong as the one demanded. No demand is that of AckAccepted.
+func (a AckLevel) Meets(demand AckLevel) bool { return ackOrder[a] >= ackOrder[demand] }
 
 // Rotated adds a generation. If Acknowledged is set the hand-over is already known to have arrived (the secret was the
 // answer of the request), and the previous generation has its deadline; else the new one is pending.
@@ -130,8 +145,11 @@ type Rotated struct {
 	SecretFacts
 	GraceSeconds   int64      `json:"grace_seconds"`
 	EndpointID     EndpointID `json:"endpoint_id,omitempty"` // who is sent the secret; none: it is claimed by the old key
+	Demand         AckLevel   `json:"ack_demand,omitempty"`  // what counts as arrived; none: AckAccepted. Since revision 2
+	Deadline       *time.Time `json:"deadline,omitempty"`    // when the waiting is too long, and the policy says what then. Since revision 2
 	Acknowledged   AckLevel   `json:"acknowledged,omitempty"`
 	GraceExpiresAt *time.Time `json:"grace_expires_at,omitempty"`
+	RevokedKeyIDs  []KeyID    `json:"revoked_key_ids,omitempty"` // older keys that end with it, because the secret is compromised. Since revision 2
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 }
 
@@ -150,6 +168,7 @@ type RotationCancelled struct {
 	RotationID     RotationID `json:"rotation_id"`
 	KeyID          KeyID      `json:"key_id"`
 	Reason         string     `json:"reason"`
+	SupersededBy   RotationID `json:"superseded_by,omitempty"` // another rotation takes its place. Since revision 2
 	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
 }
 
@@ -160,9 +179,66 @@ type RotationStalled struct {
 	Reason     string     `json:"reason"`
 }
 
-// GraceExpired records that a generation's grace ran out.
+// RotationRedelivered asks for the same secret to be delivered again, with new attempts.
+type RotationRedelivered struct {
+	RotationID RotationID `json:"rotation_id"`
+	KeyID      KeyID      `json:"key_id"`
+}
+
+// RotationTimedOut records that a new secret has not arrived within the longest overlap, and that the old key is kept all
+// the same. It is recorded again at NextAt, if the rotation still waits then.
+type RotationTimedOut struct {
+	RotationID RotationID `json:"rotation_id"`
+	KeyID      KeyID      `json:"key_id"`
+	NextAt     time.Time  `json:"next_at"`
+}
+
+// RotationRolledBack makes the previous generation, which was in grace, the active one again. The newer one gets a deadline.
+type RotationRolledBack struct {
+	RotationID     RotationID `json:"rotation_id"`
+	KeyID          KeyID      `json:"key_id"`          // active again
+	ReplacedKeyID  KeyID      `json:"replaced_key_id"` // the newer one
+	GraceExpiresAt time.Time  `json:"grace_expires_at"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+}
+
+// RotationDeferred records that an interval rotation cannot begin at its slot, and when it will.
+type RotationDeferred struct {
+	KeyID  KeyID          `json:"key_id"`
+	SlotAt time.Time      `json:"slot_at"`
+	Until  time.Time      `json:"until"`
+	Reason DeferralReason `json:"reason"`
+}
+
+// DeferralReason says why an interval rotation has to wait.
+type DeferralReason string
+
+// Reasons of deferrals.
+const (
+	DeferredByGraces DeferralReason = "too_many_in_grace" // older generations have not run out
+	DeferredByWindow DeferralReason = "outside_window"    // it may only begin in the policy's window
+)
+
+// RotationBlocked records that an interval rotation is due and nobody can be sent the new secret. It begins once somebody
+// can; it is recorded again only at the next slot.
+type RotationBlocked struct {
+	KeyID      KeyID      `json:"key_id"`
+	EndpointID EndpointID `json:"endpoint_id"`
+	SlotAt     time.Time  `json:"slot_at"`
+	Reason     string     `json:"reason"` // what is wrong with the receiver
+}
+
+// GraceChanged moves the deadline of a generation in grace.
+type GraceChanged struct {
+	RotationID     RotationID `json:"rotation_id"`
+	KeyID          KeyID      `json:"key_id"`
+	GraceExpiresAt time.Time  `json:"grace_expires_at"`
+}
+
+// GraceExpired records that a generation's grace ran out, or was ended.
 type GraceExpired struct {
 	KeyID KeyID `json:"key_id"`
+	Early bool  `json:"early,omitempty"` // somebody ended it before its deadline. Since revision 2
 }
 
 // Expired records that the lineage's life ran out.
@@ -213,12 +289,6 @@ type EnvironmentCreated struct {
 	Name          string        `json:"name"`
 }
 
-// EndpointCreated registers a webhook receiver. Its signing secret is kept sealed outside the log.
-type EndpointCreated struct {
-	URL       string    `json:"url"`
-	LineageID LineageID `json:"lineage_id,omitempty"` // made on the fly for this lineage
-}
-
 // Type returns the stable name.
 func (Created) Type() Type { return TypeCreated }
 
@@ -236,6 +306,24 @@ func (RotationCancelled) Type() Type { return TypeRotationCancelled }
 
 // Type returns the stable name.
 func (RotationStalled) Type() Type { return TypeRotationStalled }
+
+// Type returns the stable name.
+func (RotationRedelivered) Type() Type { return TypeRotationRedelivered }
+
+// Type returns the stable name.
+func (RotationTimedOut) Type() Type { return TypeRotationTimedOut }
+
+// Type returns the stable name.
+func (RotationRolledBack) Type() Type { return TypeRotationRolledBack }
+
+// Type returns the stable name.
+func (RotationDeferred) Type() Type { return TypeRotationDeferred }
+
+// Type returns the stable name.
+func (RotationBlocked) Type() Type { return TypeRotationBlocked }
+
+// Type returns the stable name.
+func (GraceChanged) Type() Type { return TypeGraceChanged }
 
 // Type returns the stable name.
 func (GraceExpired) Type() Type { return TypeGraceExpired }
@@ -263,6 +351,3 @@ func (ProjectDeleted) Type() Type { return TypeProjectDeleted }
 
 // Type returns the stable name.
 func (EnvironmentCreated) Type() Type { return TypeEnvironmentCreated }
-
-// Type returns the stable name.
-func (EndpointCreated) Type() Type { return TypeEndpointCreated }

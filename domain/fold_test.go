@@ -97,6 +97,8 @@ func decideAll(h *history, l *Lineage, now time.Time) []outcome {
 	note(l.Rotate(rotate, now))
 	rotate.Trigger = TriggerInterval
 	note(l.Rotate(rotate, now))
+	rotate.Receiver.Problem = "paused"
+	note(l.Rotate(rotate, now))
 	note(l.Update(UpdateKey{KeyID: active, Name: ChangeTo("other"), Caller: System()}, historyLimits, now))
 	note(l.Update(UpdateKey{KeyID: active, RotationIntervalSeconds: ChangeTo[int64](120), Caller: System()}, historyLimits, now))
 	note(l.Update(UpdateKey{KeyID: active, Caller: System()}, historyLimits, now))
@@ -108,6 +110,15 @@ func decideAll(h *history, l *Lineage, now time.Time) []outcome {
 	for _, id := range h.rotations {
 		note(l.Acknowledge(id, AckClaim, now))
 		note(l.Stall(id, "gone"))
+		note(l.Force(id, now))
+		note(l.CancelRotation(id, "not now", h.policy, now))
+		note(l.RollBack(id, h.policy, now))
+		note(l.EndGrace(id, now))
+		note(l.ChangeGrace(id, now.Add(hour), h.policy, now))
+		note(l.Redeliver(Redeliver{RotationID: id, With: rotate}, now))
+	}
+	if r := l.WaitingRotation(); r != nil {
+		note(l.TimeOut(r.ToKeyID, h.policy, now))
 	}
 	note(l.Expire(now))
 	return out
@@ -149,7 +160,9 @@ func TestLineageInvariants(t *testing.T) {
 	t.Cleanup(func() {
 		for _, want := range []string{
 			"Created", "Updated", "Rotated", "RotationAcknowledged", "RotationCancelled", "RotationStalled", "GraceExpired", "Expired", "Revoked",
-			"key_not_active", "rotation_in_progress", "too_many_in_grace", "rotation_not_found", "waiting", "three in grace",
+			"RotationRedelivered", "RotationTimedOut", "RotationRolledBack", "RotationDeferred", "RotationBlocked", "GraceChanged",
+			"key_not_active", "rotation_in_progress", "too_many_in_grace", "rotation_not_found", "rotation_state", "waiting", "three in grace",
+			"accepted", "proof", "first_use", "claim", "forced", "superseded", "cancelled", "timed_out", "compromised", "early end",
 		} {
 			if lives > 1000 && !reached[want] {
 				t.Errorf("no history reached %s", want)
@@ -160,6 +173,7 @@ func TestLineageInvariants(t *testing.T) {
 		lives++
 		for _, e := range h.events {
 			reached[string(e.Data.Type())] = true
+			reachedIn(e, reached)
 		}
 		reached["waiting"] = reached["waiting"] || len(h.waiting) > 0
 		for code := range h.refusals {
@@ -169,6 +183,21 @@ func TestLineageInvariants(t *testing.T) {
 		checkRotations(h)
 		checkNextRotation(h)
 	})
+}
+
+// reachedIn notes the variants of an event.
+func reachedIn(e Event, reached map[string]bool) {
+	switch d := e.Data.(type) {
+	case RotationAcknowledged:
+		reached[string(d.Level)] = true
+	case RotationCancelled:
+		reached[map[bool]string{true: "superseded", false: "cancelled"}[d.SupersededBy != ""]] = true
+		reached[d.Reason] = true
+	case Rotated:
+		reached["compromised"] = reached["compromised"] || len(d.RevokedKeyIDs) > 0
+	case GraceExpired:
+		reached["early end"] = reached["early end"] || d.Early
+	}
 }
 
 func checkGenerations(h *history, reached map[string]bool) {
@@ -218,7 +247,8 @@ func checkRotations(h *history) {
 				h.Fatalf("%+v waits, which no event says", r)
 			}
 		case r.State == RotationOverlap:
-			if from == nil || from.State != GenerationGrace || r.AcknowledgedAt == nil || r.AckLevel == "" || r.Reason != "" {
+			if from == nil || from.State != GenerationGrace || r.AcknowledgedAt == nil || r.AckLevel == "" || r.Reason != "" ||
+				!r.AckLevel.Meets(r.Demand) || !sameTime(r.GraceExpiresAt, from.GraceExpiresAt) {
 				h.Fatalf("%+v overlaps with %+v", r, from)
 			}
 		case r.EndedAt == nil || !r.EndedAt.Equal(h.events[len(h.events)-1].OccurredAt):
@@ -241,7 +271,7 @@ func checkNextRotation(h *history) {
 	}
 	e := h.events[len(h.events)-1]
 	switch e.Data.(type) {
-	case Created, Rotated, RotationAcknowledged:
+	case Created, Rotated, RotationAcknowledged, RotationRolledBack:
 		if l.NextRotationAt != nil && !l.NextRotationAt.After(e.OccurredAt) {
 			h.Fatalf("%T at %v set the next rotation to %v", e.Data, e.OccurredAt, l.NextRotationAt)
 		}
@@ -251,7 +281,7 @@ func checkNextRotation(h *history) {
 // TestDueWorkIsRight: what is listed can be done at its time and not before, is done by doing it, and nothing is missing.
 func TestDueWorkIsRight(t *testing.T) {
 	histories(t, 1, func(h *history) {
-		order := []DueKind{DueRotate, DueGrace, DueExpire}
+		order := []DueKind{DueRotate, DueTimeout, DueGrace, DueWarn, DueExpire}
 		due, kinds := h.state.Due(), map[DueKind]int{}
 		for i, d := range due {
 			if g := h.state.Generation(d.KeyID); g == nil || !g.State.Live() {
@@ -270,10 +300,13 @@ func TestDueWorkIsRight(t *testing.T) {
 			}
 		}
 		alive := len(h.state.live()) > 0
+		_, warned := h.state.warningDue()
 		same(h, "kinds of due work", kinds, without(map[DueKind]int{
-			DueRotate: one(alive && h.state.NextRotationAt != nil && len(h.waiting) == 0),
-			DueGrace:  graces,
-			DueExpire: one(alive && h.state.Settings.ExpiresAt != nil),
+			DueRotate:  one(alive && h.state.NextRotationAt != nil && len(h.waiting) == 0),
+			DueTimeout: len(h.waiting),
+			DueGrace:   graces,
+			DueWarn:    one(warned),
+			DueExpire:  one(alive && h.state.Settings.ExpiresAt != nil),
 		}))
 	})
 }
@@ -302,9 +335,11 @@ func checkDue(h *history, d Due) {
 	}
 	l := restore(h)
 	if d.Kind == DueRotate {
-		checkRotationTime(h, l, d)
-		if !l.StatusAt(l.Active(), d.At).Valid() {
-			return // the life ends before it
+		if want := later(*l.NextRotationAt, l.DeferredUntil); !d.At.Equal(want) {
+			h.Fatalf("%+v is not due at %v", d, want)
+		}
+		if !l.StatusAt(l.Active(), d.At).Valid() || l.QuietUntil != nil && h.receiver.Problem != "" {
+			return // the life ends before it, or it was recorded that it cannot be
 		}
 	}
 	decided, err := h.carryOut(l, d, d.At)
@@ -312,25 +347,17 @@ func checkDue(h *history, d Due) {
 		h.Fatalf("%+v is not possible at its time: %v (%v)", d, decided, err)
 	}
 	l.Apply(Event{StreamID: string(lin1), Version: l.Version + 1, OccurredAt: d.At, Data: decided[0].Data})
-	if slices.ContainsFunc(l.Due(), func(again Due) bool { return again.Kind == d.Kind && again.KeyID == d.KeyID }) {
+	if _, blocked := decided[0].Data.(RotationBlocked); blocked {
+		return // it is due until it can be
+	}
+	if slices.ContainsFunc(l.Due(), func(again Due) bool { return again.Kind == d.Kind && again.KeyID == d.KeyID && !again.At.After(d.At) }) {
 		h.Fatalf("%+v is still due once it was done: %+v", d, l.Due())
 	}
 }
 
-// checkRotationTime: a rotation is due at its slot, or at the first instant after it at which a grace is free.
-func checkRotationTime(h *history, l *Lineage, d Due) {
-	inGrace := func(at time.Time) (n int) {
-		for _, g := range l.Generations {
-			if g.State == GenerationGrace && at.Before(*g.GraceExpiresAt) {
-				n++
-			}
-		}
-		return n
+func later(at time.Time, other *time.Time) time.Time {
+	if other != nil && other.After(at) {
+		return *other
 	}
-	if inGrace(d.At) >= MaxInGrace || d.At.Before(*l.NextRotationAt) {
-		h.Fatalf("%+v is due with %d in grace, the slot is at %v", d, inGrace(d.At), l.NextRotationAt)
-	}
-	if d.At.After(*l.NextRotationAt) && inGrace(d.At.Add(-time.Microsecond)) < MaxInGrace {
-		h.Fatalf("%+v is due later than it could be, the slot is at %v", d, l.NextRotationAt)
-	}
+	return at
 }

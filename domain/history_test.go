@@ -23,15 +23,19 @@ type history struct {
 	replaced  map[KeyID]bool         // its successor was acknowledged
 	killed    map[KeyID]bool         // revoked or discarded by a command, or expired
 	rotations []RotationID
+	deferred  map[time.Time]time.Time // slots, and until when
+	policy    Policy
+	receiver  Receiver
 	refusals  map[Code]int
-	checked   int // events that fresh has returned true for
+	anew      bool // a rotation takes the place of one that waits
+	checked   int  // events that fresh has returned true for
 }
 
 // begin makes a lineage with random settings.
 func begin(t *rapid.T) *history {
 	h := &history{
 		T: t, now: start, state: &Lineage{}, last: map[KeyID]Generation{}, waiting: map[RotationID]Rotated{},
-		replaced: map[KeyID]bool{}, killed: map[KeyID]bool{}, refusals: map[Code]int{},
+		replaced: map[KeyID]bool{}, killed: map[KeyID]bool{}, refusals: map[Code]int{}, deferred: map[time.Time]time.Time{},
 	}
 	c := CreateKey{LineageID: lin1, KeyID: h.keyID(), Caller: System(), Mint: h.mint, GraceSet: true, Settings: Settings{
 		Name: "first", RotationIntervalSeconds: h.interval(), ExpiresAt: h.expiry(), GraceSeconds: h.graceSeconds(),
@@ -115,15 +119,25 @@ func (h *history) saw(e Event) {
 		h.rotations = append(h.rotations, d.RotationID)
 		if d.Acknowledged == "" {
 			h.waiting[d.RotationID] = d
+			h.mayBegin(e)
 		} else {
 			h.replaced[d.PreviousKeyID] = true
 		}
+		h.kill(d.RevokedKeyIDs)
 	case RotationAcknowledged:
 		delete(h.waiting, d.RotationID)
 		h.replaced[d.PreviousKeyID] = true
 	case RotationCancelled:
 		delete(h.waiting, d.RotationID)
 		h.killed[d.KeyID] = true
+	case RotationRolledBack:
+		delete(h.replaced, d.KeyID)
+		h.replaced[d.ReplacedKeyID] = true
+	case RotationDeferred:
+		if before, again := h.deferred[d.SlotAt]; again && !d.Until.After(before) || !d.Until.After(e.OccurredAt) {
+			h.Fatalf("slot %v is deferred until %v, and before until %v", d.SlotAt, d.Until, before)
+		}
+		h.deferred[d.SlotAt] = d.Until
 	case Revoked:
 		h.kill(d.KeyIDs)
 	case Expired:
@@ -141,6 +155,23 @@ func (h *history) saw(e Event) {
 	}
 	for _, g := range h.state.Generations {
 		h.last[g.KeyID] = g
+	}
+}
+
+// mayBegin: an interval rotation begins only with a receiver that can be sent the secret, with room for another grace, and
+// in the window. One that was begun anew in the place of another needs no window.
+func (h *history) mayBegin(e Event) {
+	d, inGrace := e.Data.(Rotated), 0
+	for i := range h.state.Generations {
+		if h.state.StatusAt(&h.state.Generations[i], e.OccurredAt) == StatusGrace {
+			inGrace++
+		}
+	}
+	if inGrace >= MaxInGrace || d.EndpointID != "" && h.receiver.Problem != "" {
+		h.Fatalf("%s began with %d in grace and a receiver that is %q", d.RotationID, inGrace, h.receiver.Problem)
+	}
+	if at := h.policy.RotationWindow.move(lin1, e.OccurredAt); !at.Equal(e.OccurredAt) && !h.anew {
+		h.Fatalf("%s began at %v, and the window is at %v", d.RotationID, e.OccurredAt, at)
 	}
 }
 
@@ -176,6 +207,16 @@ func (h *history) actions(check func(*history)) map[string]func(*rapid.T) {
 		"report a leak":      func(*rapid.T) { h.reportLeak() },
 		"expire grace":       func(*rapid.T) { h.do(h.state.ExpireGrace(h.key(), h.now)) },
 		"expire":             func(*rapid.T) { h.do(h.state.Expire(h.now)) },
+		"force":              func(*rapid.T) { h.do(h.state.Force(h.rotation(), h.now)) },
+		"cancel":             func(*rapid.T) { h.do(h.state.CancelRotation(h.rotation(), "not now", h.policy, h.now)) },
+		"roll back":          func(*rapid.T) { h.do(h.state.RollBack(h.rotation(), h.policy, h.now)) },
+		"hand over and back": func(*rapid.T) { h.handOverAndBack() },
+		"end grace":          func(*rapid.T) { h.do(h.state.EndGrace(h.rotation(), h.now)) },
+		"change grace":       func(*rapid.T) { h.changeGrace() },
+		"redeliver":          func(*rapid.T) { h.redeliver() },
+		"time out":           func(*rapid.T) { h.timeOut() },
+		"policy":             func(*rapid.T) { h.choosePolicy() },
+		"receiver":           func(*rapid.T) { h.chooseReceiver() },
 	}
 }
 
@@ -235,8 +276,9 @@ func (h *history) update() {
 func (h *history) rotate(id KeyID) {
 	graces := []time.Duration{0, time.Millisecond, time.Minute, hour, 30 * day}
 	h.do(h.state.Rotate(RotateKey{
-		KeyID: id, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerManual, Mint: h.mint,
-		Grace: new(rapid.SampledFrom(graces).Draw(h.T, "grace")), Supersede: rapid.Bool().Draw(h.T, "supersede"), Caller: System(),
+		KeyID: id, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Mint: h.mint, Policy: h.policy,
+		Trigger: rapid.SampledFrom([]Trigger{TriggerManual, TriggerManual, TriggerManual, TriggerCompromise}).Draw(h.T, "trigger"),
+		Grace:   new(rapid.SampledFrom(graces).Draw(h.T, "grace")), Supersede: rapid.Bool().Draw(h.T, "supersede"), Caller: System(),
 	}, h.now))
 }
 
@@ -275,8 +317,12 @@ func (h *history) carryOut(l *Lineage, d Due, now time.Time) ([]Decided, error) 
 	case DueRotate:
 		return l.Rotate(RotateKey{
 			KeyID: d.KeyID, NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Trigger: TriggerInterval,
-			Caller: System(), Mint: h.mint,
+			Caller: System(), Mint: h.mint, Policy: h.policy, Receiver: h.receiver,
 		}, now)
+	case DueTimeout:
+		return l.TimeOut(d.KeyID, h.policy, now)
+	case DueWarn:
+		return l.Warn(now)
 	case DueGrace:
 		return l.ExpireGrace(d.KeyID, now)
 	}
@@ -285,7 +331,51 @@ func (h *history) carryOut(l *Lineage, d Due, now time.Time) ([]Decided, error) 
 
 func (h *history) acknowledge() {
 	if r := h.state.WaitingRotation(); r != nil {
-		h.do(h.state.Acknowledge(r.ID, AckAccepted, h.now))
+		h.do(h.state.Acknowledge(r.ID, rapid.SampledFrom([]AckLevel{AckAccepted, AckProof, AckFirstUse, AckClaim}).Draw(h.T, "level"), h.now))
+	}
+}
+
+// handOverAndBack acknowledges what waits, and undoes it while the old key is in grace.
+func (h *history) handOverAndBack() {
+	h.acknowledge()
+	h.do(h.state.RollBack(h.rotation(), h.policy, h.now))
+}
+
+func (h *history) changeGrace() {
+	step := rapid.SampledFrom([]time.Duration{-time.Second, time.Second, time.Minute, hour, 3 * day, 8 * day, 40 * day}).Draw(h.T, "grace")
+	h.do(h.state.ChangeGrace(h.rotation(), h.now.Add(step), h.policy, h.now))
+}
+
+func (h *history) redeliver() {
+	h.anew = true
+	h.do(h.state.Redeliver(Redeliver{RotationID: h.rotation(), Fresh: rapid.Bool().Draw(h.T, "fresh"), With: RotateKey{
+		NewKeyID: h.keyID(), RotationID: RotationID(fmt.Sprintf("rot_%026d", h.made)), Caller: System(), Mint: h.mint,
+		Policy: h.policy, Receiver: h.receiver,
+	}}, h.now))
+	h.anew = false
+}
+
+// timeOut lets time pass until what waits has waited for too long, and sweeps.
+func (h *history) timeOut() {
+	if r := h.state.WaitingRotation(); r != nil && r.Deadline.After(h.now) {
+		h.now = *r.Deadline
+	}
+	h.sweep()
+}
+
+func (h *history) choosePolicy() {
+	h.policy = Policy{
+		MaxOverlapSeconds: rapid.SampledFrom([]int64{0, 3600, 86400}).Draw(h.T, "overlap"),
+		RotationTimeout:   rapid.SampledFrom([]TimeoutAction{"", "", TimeoutRollback, TimeoutExpireOld}).Draw(h.T, "timeout"),
+		RotationWindow: rapid.SampledFrom([]*Window{nil, nil, {Start: "02:00", LengthMinutes: 60, TimeZone: "Europe/Berlin"},
+			{Days: []string{"sun"}, Start: "23:30", LengthMinutes: 90, TimeZone: "America/New_York"}}).Draw(h.T, "window"),
+	}
+}
+
+func (h *history) chooseReceiver() {
+	h.receiver = Receiver{
+		Problem: rapid.SampledFrom([]string{"", "", "", "disabled"}).Draw(h.T, "problem"),
+		Demand:  rapid.SampledFrom([]AckLevel{"", AckProof, AckFirstUse}).Draw(h.T, "demand"),
 	}
 }
 

@@ -21,8 +21,13 @@ type Lineage struct {
 	CreatedAt      time.Time      `json:"created_at"`
 	UpdatedAt      time.Time      `json:"updated_at"` // when the settings were chosen last
 	// Anchor is where the slots of interval rotation are counted from.
-	Anchor         time.Time    `json:"anchor"`
-	NextRotationAt *time.Time   `json:"next_rotation_at,omitempty"`
+	Anchor         time.Time  `json:"anchor"`
+	NextRotationAt *time.Time `json:"next_rotation_at,omitempty"`
+	// DeferredUntil is when the next rotation begins if it could not at NextRotationAt, and QuietUntil the slot before which
+	// nothing more is recorded of one that is blocked.
+	DeferredUntil  *time.Time   `json:"deferred_until,omitempty"`
+	QuietUntil     *time.Time   `json:"quiet_until,omitempty"`
+	WarnedAt       *time.Time   `json:"warned_at,omitempty"` // when it was last announced that the lineage ends soon
 	LastGeneration int          `json:"last_generation"`
 	Generations    []Generation `json:"generations"`
 	Rotations      []Rotation   `json:"rotations,omitempty"`
@@ -62,42 +67,6 @@ type Generation struct {
 	Leaks          []string        `json:"leaks,omitempty"` // marks of the places where the secret was found
 }
 
-// RotationState is where a hand-over is.
-type RotationState string
-
-// States of a rotation.
-const (
-	RotationDelivering RotationState = "delivering"
-	RotationOverlap    RotationState = "overlap"
-	RotationStuck      RotationState = "stalled"
-	RotationCompleted  RotationState = "completed"
-	RotationAbandoned  RotationState = "cancelled"
-	RotationAborted    RotationState = "aborted" // the lineage was revoked or expired meanwhile
-)
-
-// Waiting reports whether the new secret has not been acknowledged yet.
-func (s RotationState) Waiting() bool { return s == RotationDelivering || s == RotationStuck }
-
-// Live reports whether the rotation can still change.
-func (s RotationState) Live() bool { return s.Waiting() || s == RotationOverlap }
-
-// Rotation is one hand-over.
-type Rotation struct {
-	ID             RotationID    `json:"id"`
-	Trigger        Trigger       `json:"trigger"`
-	State          RotationState `json:"state"`
-	FromKeyID      KeyID         `json:"from_key_id"`
-	ToKeyID        KeyID         `json:"to_key_id"`
-	Generation     int           `json:"generation"`
-	GraceSeconds   int64         `json:"grace_seconds"`
-	EndpointID     EndpointID    `json:"endpoint_id,omitempty"`
-	StartedAt      time.Time     `json:"started_at"`
-	AcknowledgedAt *time.Time    `json:"acknowledged_at,omitempty"`
-	AckLevel       AckLevel      `json:"ack_level,omitempty"`
-	EndedAt        *time.Time    `json:"ended_at,omitempty"`
-	Reason         string        `json:"reason,omitempty"`
-}
-
 // StreamVersion is the number of events applied.
 func (l *Lineage) StreamVersion() int64 { return l.Version }
 
@@ -105,42 +74,42 @@ func (l *Lineage) StreamVersion() int64 { return l.Version }
 func (l *Lineage) Apply(e Event) {
 	l.Version = e.Version
 	l.forgetEnded()
+	planned := l.NextRotationAt
 	switch d := e.Data.(type) {
 	case Created:
 		l.applyCreated(e, d)
 	case Updated:
 		l.applyUpdated(e, d)
-	case Rotated:
-		l.applyRotated(e, d)
-	case RotationAcknowledged:
-		l.NextRotationAt = d.NextRotationAt
-		l.acknowledge(d.RotationID, d.Level, e.OccurredAt, d.GraceExpiresAt)
-	case RotationCancelled:
-		l.NextRotationAt = d.NextRotationAt
-		l.endRotation(d.RotationID, RotationAbandoned, e.OccurredAt, d.Reason)
-		l.end(d.KeyID, GenerationDiscarded, e.OccurredAt, d.Reason)
-	case RotationStalled:
-		if r := l.rotation(d.RotationID); r != nil {
-			r.State, r.Reason = RotationStuck, d.Reason
-		}
 	case GraceExpired:
+		if d.Early {
+			l.setGrace(d.KeyID, e.OccurredAt)
+		}
 		l.end(d.KeyID, GenerationRetired, e.OccurredAt, "")
 	case Expired:
 		for _, id := range d.KeyIDs {
-			l.end(id, GenerationExpired, e.OccurredAt, "")
+			l.end(id, GenerationExpired, e.OccurredAt, "expired")
 		}
 	case LeakReported:
 		if g := l.Generation(d.KeyID); g != nil {
 			g.Leaks = append(g.Leaks, leakMark(d.URL))
 		}
+	case KeyExpiring:
+		l.WarnedAt = &e.OccurredAt
 	case Revoked:
-		for _, id := range d.KeyIDs {
-			l.end(id, GenerationRevoked, e.OccurredAt, d.Reason)
-		}
+		l.applyRevoked(e, d)
+	default:
+		l.applyRotation(e)
 	}
 	if l.Active() == nil {
 		l.NextRotationAt = nil
 	}
+	if !sameTime(l.NextRotationAt, planned) { // what was said of the former plan does not hold for another one
+		l.DeferredUntil, l.QuietUntil = nil, nil
+	}
+}
+
+func sameTime(a, b *time.Time) bool {
+	return a == b || a != nil && b != nil && a.Equal(*b)
 }
 
 // forgetEnded drops what had ended before the event that is being applied.
@@ -170,45 +139,22 @@ func (l *Lineage) applyUpdated(e Event, d Updated) {
 	for i := range l.Generations { // a grace promised beyond a life that is now shorter ends with it
 		g := &l.Generations[i]
 		if g.GraceExpiresAt != nil && d.ExpiresAt != nil && d.ExpiresAt.Before(*g.GraceExpiresAt) {
-			g.GraceExpiresAt = d.ExpiresAt
+			l.setGrace(g.KeyID, *d.ExpiresAt)
 		}
 	}
 }
 
-func (l *Lineage) applyRotated(e Event, d Rotated) {
-	if d.Trigger == TriggerManual {
-		l.Anchor = e.OccurredAt
-	}
-	l.NextRotationAt = d.NextRotationAt
-	l.LastGeneration = d.Generation
-	l.Generations = append(l.Generations, Generation{
-		KeyID: d.KeyID, Number: d.Generation, Secret: d.SecretFacts, State: GenerationPending,
-		CreatedAt: e.OccurredAt, CreatedBy: e.Actor,
-	})
-	l.Rotations = append(l.Rotations, Rotation{
-		ID: d.RotationID, Trigger: d.Trigger, State: RotationDelivering, FromKeyID: d.PreviousKeyID, ToKeyID: d.KeyID,
-		Generation: d.Generation, GraceSeconds: d.GraceSeconds, EndpointID: d.EndpointID, StartedAt: e.OccurredAt,
-	})
-	if d.Acknowledged != "" && d.GraceExpiresAt != nil {
-		l.acknowledge(d.RotationID, d.Acknowledged, e.OccurredAt, *d.GraceExpiresAt)
-	}
-}
-
-// acknowledge makes the new generation active and starts the old one's grace; a grace of nothing retires it at once.
-func (l *Lineage) acknowledge(id RotationID, level AckLevel, at, graceExpiresAt time.Time) {
-	r := l.rotation(id)
-	if r == nil {
-		return
-	}
-	r.State, r.AcknowledgedAt, r.AckLevel, r.Reason = RotationOverlap, &at, level, ""
-	if g := l.Generation(r.ToKeyID); g != nil {
-		g.State = GenerationActive
-	}
-	if old := l.Generation(r.FromKeyID); old != nil {
-		old.State, old.ReplacedBy, old.GraceExpiresAt = GenerationGrace, r.ToKeyID, &graceExpiresAt
-		if !graceExpiresAt.After(at) {
-			l.end(old.KeyID, GenerationRetired, at, "")
+// applyRevoked ends keys. If the active one is among them the lineage is over, and no hand-over in it was completed.
+func (l *Lineage) applyRevoked(e Event, d Revoked) {
+	if active := l.Active(); active != nil && slices.Contains(d.KeyIDs, active.KeyID) {
+		for _, r := range l.Rotations {
+			if r.State.Live() {
+				l.endRotation(r.ID, RotationAborted, e.OccurredAt, d.Reason)
+			}
 		}
+	}
+	for _, id := range d.KeyIDs {
+		l.end(id, GenerationRevoked, e.OccurredAt, d.Reason)
 	}
 }
 

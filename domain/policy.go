@@ -20,6 +20,10 @@ type Policy struct {
 	MaxGraceSeconds     *int64     `json:"max_grace_seconds,omitempty"`     // nil: MaxGrace
 	AllowedScopes       Scopes     `json:"allowed_scopes,omitempty"`        // none: any
 	OnLeak              LeakAction `json:"on_leak,omitempty"`               // empty: LeakRevoke
+
+	MaxOverlapSeconds int64         `json:"max_overlap_seconds,omitempty"` // how long a new secret may take to arrive; 0: DefaultMaxOverlap
+	RotationTimeout   TimeoutAction `json:"rotation_timeout,omitempty"`    // what happens then; empty: TimeoutHold
+	RotationWindow    *Window       `json:"rotation_window,omitempty"`     // when interval rotations may begin; nil: at any time
 }
 
 // LeakAction says what happens to a key that was found where anybody can read it.
@@ -42,6 +46,9 @@ type PolicyChange struct {
 	MaxGraceSeconds     Change[*int64]
 	AllowedScopes       Change[Scopes]
 	OnLeak              Change[LeakAction]
+	MaxOverlapSeconds   Change[int64]
+	RotationTimeout     Change[TimeoutAction]
+	RotationWindow      Change[*Window]
 }
 
 // ChangePolicyTo changes every term.
@@ -49,7 +56,8 @@ func ChangePolicyTo(p Policy) PolicyChange {
 	return PolicyChange{
 		MaxLifetimeSeconds: ChangeTo(p.MaxLifetimeSeconds), RequireExpiry: ChangeTo(p.RequireExpiry),
 		DefaultGraceSeconds: ChangeTo(p.DefaultGraceSeconds), MaxGraceSeconds: ChangeTo(p.MaxGraceSeconds),
-		AllowedScopes: ChangeTo(p.AllowedScopes), OnLeak: ChangeTo(p.OnLeak),
+		AllowedScopes: ChangeTo(p.AllowedScopes), OnLeak: ChangeTo(p.OnLeak), MaxOverlapSeconds: ChangeTo(p.MaxOverlapSeconds),
+		RotationTimeout: ChangeTo(p.RotationTimeout), RotationWindow: ChangeTo(p.RotationWindow),
 	}
 }
 
@@ -59,6 +67,8 @@ func (c PolicyChange) Over(p Policy) Policy {
 		MaxLifetimeSeconds: c.MaxLifetimeSeconds.over(p.MaxLifetimeSeconds), RequireExpiry: c.RequireExpiry.over(p.RequireExpiry),
 		DefaultGraceSeconds: c.DefaultGraceSeconds.over(p.DefaultGraceSeconds), MaxGraceSeconds: c.MaxGraceSeconds.over(p.MaxGraceSeconds),
 		AllowedScopes: c.AllowedScopes.over(p.AllowedScopes), OnLeak: c.OnLeak.over(p.OnLeak),
+		MaxOverlapSeconds: c.MaxOverlapSeconds.over(p.MaxOverlapSeconds), RotationTimeout: c.RotationTimeout.over(p.RotationTimeout),
+		RotationWindow: c.RotationWindow.over(p.RotationWindow),
 	}
 }
 
@@ -93,7 +103,7 @@ func (p Policy) validate() (Policy, error) {
 	default:
 		return p, InvalidField("policy.on_leak", "is not an action", "choose revoke or notify")
 	}
-	return p, nil
+	return p.validateRotation()
 }
 
 func validGrace(seconds *int64) bool {
@@ -114,6 +124,9 @@ func changedTerms(before, after Policy) []string {
 	compare("max_grace_seconds", before.MaxGraceSeconds, after.MaxGraceSeconds)
 	compare("allowed_scopes", before.AllowedScopes, after.AllowedScopes)
 	compare("on_leak", before.OnLeak, after.OnLeak)
+	compare("max_overlap_seconds", before.MaxOverlapSeconds, after.MaxOverlapSeconds)
+	compare("rotation_timeout", before.RotationTimeout, after.RotationTimeout)
+	compare("rotation_window", before.RotationWindow, after.RotationWindow)
 	return changed
 }
 

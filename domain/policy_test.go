@@ -220,7 +220,7 @@ func TestPolicyBindsTheGraceOfARotation(t *testing.T) {
 		}),
 		then: []Payload{func() Rotated {
 			r := bySlot().data.(Rotated)
-			r.SecretFacts = mintedFacts(t)
+			r.SecretFacts, r.Deadline = mintedFacts(t), new(at(slot(1)+7*day))
 			return r
 		}()},
 	}))

@@ -32,8 +32,11 @@ func stalled(after time.Duration) fact       { return fact{after, RotationStalle
 func revoked(after time.Duration, k KeyID) fact {
 	return fact{after, Revoked{KeyID: k, KeyIDs: []KeyID{k}}}
 }
+func superseded(next *time.Time) RotationCancelled {
+	return RotationCancelled{rot1, key2, "superseded", rot9, next}
+}
 func cancelled(next *time.Time) RotationCancelled {
-	return RotationCancelled{rot1, key2, "superseded", next}
+	return RotationCancelled{RotationID: rot1, KeyID: key2, Reason: "not now", NextRotationAt: next}
 }
 
 // handed is a rotation that its own answer acknowledged.
@@ -113,17 +116,17 @@ func TestRotateByHand(t *testing.T) {
 			code: CodeRotationInProgress, details: map[string]any{"rotation_id": rot1},
 		}, {
 			name: "ReplacesTheWaitingOneIfToldSo", given: []fact{created(hourly), bySlot()}, when: rotate(TriggerManual, 2*hour, supersede),
-			then: []Payload{cancelled(new(at(slot(2)))), handed(t, func(r *Rotated) {
+			then: []Payload{superseded(new(at(slot(2)))), handed(t, func(r *Rotated) {
 				r.Generation, r.GraceExpiresAt, r.NextRotationAt = 3, new(at(3*hour)), new(at(2*hour+slot(1)))
 			})},
 		}, {
 			name: "ReplacesAStalledOneIfToldSo", given: []fact{created(hourly), bySlot(), stalled(2 * hour)}, when: rotate(TriggerManual, 3*hour, supersede),
-			then: []Payload{cancelled(new(at(slot(2)))), handed(t, func(r *Rotated) {
+			then: []Payload{superseded(new(at(slot(2)))), handed(t, func(r *Rotated) {
 				r.Generation, r.GraceExpiresAt, r.NextRotationAt = 3, new(at(4*hour)), new(at(3*hour+slot(1)))
 			})},
 		}, {
 			name: "ReplacesTheWaitingOneIfTheOldKeyMustGo", given: []fact{created(hourly), bySlot()}, when: rotate(TriggerManual, 2*hour, grace(0)),
-			then: []Payload{cancelled(new(at(slot(2)))), handed(t, func(r *Rotated) {
+			then: []Payload{superseded(new(at(slot(2)))), handed(t, func(r *Rotated) {
 				r.Generation, r.GraceSeconds, r.GraceExpiresAt, r.NextRotationAt = 3, 0, new(at(2*hour)), new(at(2*hour+slot(1)))
 			})},
 		}, {
@@ -162,7 +165,7 @@ func TestRotateByInterval(t *testing.T) {
 	pending := func(change func(*Rotated)) Rotated {
 		r := Rotated{
 			RotationID: rot9, Trigger: TriggerInterval, PreviousKeyID: key1, KeyID: key6, Generation: 2, SecretFacts: mintedFacts(t),
-			GraceSeconds: 1800, EndpointID: ep1, NextRotationAt: new(at(slot(2))),
+			GraceSeconds: 1800, EndpointID: ep1, Deadline: new(at(slot(1) + 7*day)), NextRotationAt: new(at(slot(2))),
 		}
 		if change != nil {
 			change(&r)
@@ -177,12 +180,13 @@ func TestRotateByInterval(t *testing.T) {
 			GraceSeconds: 10800, Acknowledged: AckAnswer, GraceExpiresAt: new(at(slot(1) + 3*hour)), NextRotationAt: new(at(slot(1))),
 		}},
 	}
+	deferred := append(crowded[:4:4], fact{slot(1), RotationDeferred{key4, at(slot(1)), at(endOfFirst), DeferredByGraces}})
 	runDecisions(t, []decision{
 		{name: "WaitsForItsReceiverWithoutADeadline", given: []fact{created(hourly)}, when: rotate(TriggerInterval, slot(1)), then: []Payload{pending(nil)}},
 		{name: "IsNotDueBeforeItsSlot", given: []fact{created(hourly)}, when: rotate(TriggerInterval, slot(1)-time.Microsecond)},
 		{
 			name: "CollapsesMissedSlots", given: []fact{created(hourly)}, when: rotate(TriggerInterval, slot(5)+time.Minute),
-			then: []Payload{pending(func(r *Rotated) { r.NextRotationAt = new(at(slot(6))) })},
+			then: []Payload{pending(func(r *Rotated) { r.Deadline, r.NextRotationAt = new(at(slot(5)+time.Minute+7*day)), new(at(slot(6))) })},
 		}, {
 			name:  "IsClaimedWithoutAReceiver",
 			given: []fact{created(hourly, func(c *Created) { c.EndpointID, c.WebhookURL = "", "" })}, when: rotate(TriggerInterval, slot(1)),
@@ -194,12 +198,17 @@ func TestRotateByInterval(t *testing.T) {
 		{name: "IsNotDueOnceRevoked", given: []fact{created(hourly), revoked(time.Minute, key1)}, when: rotate(TriggerInterval, slot(1))},
 		{name: "IsNotDueOnceTheLifeIsOver", given: []fact{created(hourly, ending(slot(1)))}, when: rotate(TriggerInterval, slot(1))},
 		{name: "IsNotDueASecondTime", given: []fact{created(hourly), bySlot(), arrived(slot(1))}, when: rotate(TriggerInterval, slot(1))},
-		{name: "IsNotDueWithThreeInGrace", given: crowded, when: rotate(TriggerInterval, endOfFirst-time.Microsecond)},
 		{
-			name: "IsDueWhenTheFirstOfThreeGracesEnds", given: crowded, when: rotate(TriggerInterval, endOfFirst),
+			name: "IsDeferredWithThreeInGrace", given: crowded, when: rotate(TriggerInterval, slot(1)),
+			then: []Payload{RotationDeferred{key4, at(slot(1)), at(endOfFirst), DeferredByGraces}},
+		},
+		{name: "IsDeferredOnce", given: deferred, when: rotate(TriggerInterval, endOfFirst-time.Microsecond)},
+		{
+			name: "IsDueWhenTheFirstOfThreeGracesEnds", given: deferred, when: rotate(TriggerInterval, endOfFirst),
 			then: []Payload{pending(func(r *Rotated) {
 				anchor := slot(1) - 28*time.Minute
 				r.PreviousKeyID, r.Generation, r.NextRotationAt = key4, 5, new(at(anchor+slot(1)))
+				r.Deadline = new(at(endOfFirst + 7*day))
 			})},
 		}, {
 			name: "IsRefusedOfAnotherThanTheActiveKey", given: []fact{created(hourly)}, when: rotate(TriggerInterval, slot(1), of(key5)),
@@ -292,7 +301,7 @@ func TestAcknowledge(t *testing.T) {
 		{name: "IsRefusedOfAnUnknownRotation", given: waiting, when: acknowledge(rot2, now), code: CodeNoRotation},
 		{name: "IsRefusedOfACancelledOne", given: append(waiting[:2:2], fact{now, cancelled(nil)}), when: acknowledge(rot1, now), code: CodeNoRotation},
 		{name: "IsRefusedOfOneThatEndedLongAgo", given: append(waiting[:2:2], fact{now, cancelled(nil)}, byHand(now, 1, hour)), when: acknowledge(rot1, now), code: CodeNoRotation},
-		{name: "IsRefusedOnceTheGraceHasEnded", given: append(waiting[:2:2], arrived(now), fact{now + hour, GraceExpired{key1}}), when: acknowledge(rot1, now+hour), code: CodeNoRotation},
+		{name: "IsRefusedOnceTheGraceHasEnded", given: append(waiting[:2:2], arrived(now), fact{now + hour, GraceExpired{KeyID: key1}}), when: acknowledge(rot1, now+hour), code: CodeNoRotation},
 		{name: "IsRefusedOnceTheLineageIsRevoked", given: append(waiting[:2:2], fact{now, Revoked{KeyID: key1, KeyIDs: []KeyID{key1, key2}}}), when: acknowledge(rot1, now), code: CodeNoRotation},
 	})
 }

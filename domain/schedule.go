@@ -69,9 +69,10 @@ type DueKind string
 
 // Kinds of due work.
 const (
-	DueRotate DueKind = "rotate" // an interval rotation
-	DueGrace  DueKind = "grace"  // the end of a grace
-	DueExpire DueKind = "expire" // the end of the lineage's life
+	DueRotate  DueKind = "rotate"  // an interval rotation
+	DueTimeout DueKind = "timeout" // a new secret has not arrived in time
+	DueGrace   DueKind = "grace"   // the end of a grace
+	DueExpire  DueKind = "expire"  // the end of the lineage's life
 )
 
 // Due is one piece of work of a lineage and when it falls due.
@@ -81,17 +82,20 @@ type Due struct {
 	At    time.Time
 }
 
-// Due lists the work that falls due by time, in the order rotate, grace, expire. A lineage whose rotation still waits
-// for its receiver has no next one; one with too many generations in grace waits for the first of them to end.
+// Due lists the work that falls due by time, in the order rotate, timeout, grace, warn, expire. A lineage whose rotation still
+// waits for its receiver has no next one; one that was deferred waits for the time that was named then.
 func (l *Lineage) Due() []Due {
 	var due []Due
 	active := l.Active()
 	if active != nil && l.NextRotationAt != nil && l.WaitingRotation() == nil {
 		at := *l.NextRotationAt
-		if free := l.graceFreeAt(); free.After(at) {
-			at = free
+		if l.DeferredUntil != nil && l.DeferredUntil.After(at) {
+			at = *l.DeferredUntil
 		}
 		due = append(due, Due{DueRotate, active.KeyID, at})
+	}
+	if r := l.WaitingRotation(); r != nil && r.Deadline != nil {
+		due = append(due, Due{DueTimeout, r.ToKeyID, *r.Deadline})
 	}
 	var anyLive KeyID
 	for _, g := range l.Generations {
@@ -102,10 +106,32 @@ func (l *Lineage) Due() []Due {
 			anyLive = g.KeyID
 		}
 	}
+	if at, ok := l.warningDue(); ok {
+		due = append(due, Due{DueWarn, l.Active().KeyID, at})
+	}
 	if l.Settings.ExpiresAt != nil && anyLive != "" {
 		due = append(due, Due{DueExpire, anyLive, *l.Settings.ExpiresAt})
 	}
 	return due
+}
+
+// firstSlot is the first interval rotation counted from now, or nil without an interval.
+func firstSlot(id LineageID, s Settings, w *Window, now time.Time) *time.Time {
+	return slotFrom(id, s, w, now, now)
+}
+
+// slotAfter is the next interval rotation after now on the lineage's own slots. Who does not know the window leaves it
+// out: a rotation that is due outside of it is deferred into it.
+func (l *Lineage) slotAfter(w *Window, now time.Time) *time.Time {
+	return slotFrom(l.ID, l.Settings, w, l.Anchor, now)
+}
+
+func slotFrom(id LineageID, s Settings, w *Window, anchor, now time.Time) *time.Time {
+	if s.RotationIntervalSeconds == 0 {
+		return nil
+	}
+	at := w.move(id, nextSlot(id, anchor, seconds(s.RotationIntervalSeconds), now))
+	return &at
 }
 
 // graceFreeAt is when another generation may enter grace: the zero time if at once, else the deadline after which fewer

@@ -180,6 +180,9 @@ func TestDue(t *testing.T) {
 		{"NoDeadlineOfTheOldKeyWhileItsRotationIsStalled", []fact{
 			created(hourly), bySlot(), {2 * hour, RotationStalled{RotationID: rot1, KeyID: key2, Reason: "gone"}},
 		}, nil},
+		{"TheDeadlineOfOneThatWaits", []fact{created(hourly), {slot(1), Rotated{
+			RotationID: rot1, Trigger: TriggerInterval, PreviousKeyID: key1, KeyID: key2, Generation: 2, Deadline: new(at(7 * day)),
+		}}}, []Due{{DueTimeout, key2, at(7 * day)}}},
 		{"TheGraceOnceItArrived", []fact{created(hourly), bySlot(), arrived(slot(1) + time.Minute)}, []Due{
 			{DueRotate, key2, at(slot(2))}, {DueGrace, key1, at(slot(1) + 31*time.Minute)},
 		}},
@@ -189,7 +192,8 @@ func TestDue(t *testing.T) {
 			{DueGrace, key1, at(61 * time.Minute)}, {DueGrace, key2, at(122 * time.Minute)}, {DueGrace, key3, at(13 * time.Minute)},
 			{DueExpire, key1, at(10 * hour)},
 		}},
-		{"ARotationWaitsForTheFirstOfTooManyGraces", full(next(byHand(3*time.Minute, 3, 3*hour), at(30*time.Minute))), []Due{
+		{"ADeferredRotationAtTheTimeThatWasNamed", full(next(byHand(3*time.Minute, 3, 3*hour), at(30*time.Minute)),
+			fact{30 * time.Minute, RotationDeferred{key4, at(30 * time.Minute), at(61 * time.Minute), DeferredByGraces}}), []Due{
 			{DueRotate, key4, at(61 * time.Minute)},
 			{DueGrace, key1, at(61 * time.Minute)}, {DueGrace, key2, at(122 * time.Minute)}, {DueGrace, key3, at(183 * time.Minute)},
 			{DueExpire, key1, at(10 * hour)},

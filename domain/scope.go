@@ -15,6 +15,8 @@ const (
 	ScopeKeysVerify   = "keys:verify"
 	ScopeProjectsRead = "projects:read"
 	ScopeProjectsEdit = "projects:write"
+	ScopeWebhooksRead = "webhooks:read"
+	ScopeWebhooksEdit = "webhooks:write"
 	ScopeEventsRead   = "events:read"
 )
 

@@ -100,26 +100,3 @@ func validateSurfaces(field string, names []string) ([]string, error) {
 	}
 	return slices.Compact(slices.Sorted(slices.Values(names))), nil
 }
-
-// Endpoint is the state of a webhook receiver.
-type Endpoint struct {
-	ID             EndpointID     `json:"id"`
-	Version        int64          `json:"version"`
-	OrganizationID OrganizationID `json:"organization_id"`
-	ProjectID      ProjectID      `json:"project_id"`
-	URL            string         `json:"url"`
-	LineageID      LineageID      `json:"lineage_id,omitempty"`
-	CreatedAt      time.Time      `json:"created_at"`
-}
-
-// StreamVersion is the number of events applied.
-func (p *Endpoint) StreamVersion() int64 { return p.Version }
-
-// Apply folds one event into the state.
-func (p *Endpoint) Apply(e Event) {
-	p.Version = e.Version
-	if d, ok := e.Data.(EndpointCreated); ok {
-		p.ID, p.OrganizationID, p.ProjectID = EndpointID(e.StreamID), e.OrganizationID, e.ProjectID
-		p.URL, p.LineageID, p.CreatedAt = d.URL, d.LineageID, e.OccurredAt
-	}
-}

@@ -86,7 +86,7 @@ func TestFoldTenants(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	endpoint := []Decided{{string(ep1), org1, proj1, EndpointCreated{URL: "https://example.com", LineageID: lin1}}}
+	endpoint := []Decided{{string(ep1), org1, proj1, onTheFly("https://example.com", lin1, "whpk_1")}}
 	for _, c := range []struct {
 		stream string
 		events []Event
@@ -98,7 +98,8 @@ func TestFoldTenants(t *testing.T) {
 			Environments: []Environment{{env1, "live", start}, {env2, "test", start}},
 		}},
 		{string(ep1), tenantEvents(endpoint), &Endpoint{
-			ID: ep1, Version: 1, OrganizationID: org1, ProjectID: proj1, URL: "https://example.com", LineageID: lin1, CreatedAt: start,
+			ID: ep1, Version: 1, OrganizationID: org1, ProjectID: proj1, LineageID: lin1, State: EndpointActive, AckLevel: AckAccepted,
+			Target: Target{URL: "https://example.com", SecretMode: SecretPlain}, SigningPublicKey: "whpk_1", CreatedAt: start, UpdatedAt: start,
 		}},
 		{string(org1), nil, &Organization{}},
 	} {

@@ -34,6 +34,9 @@ type UpdateKey struct {
 	WebhookURL              Change[string]
 	Metadata                Change[json.RawMessage]
 	NewEndpointID           EndpointID // names the endpoint if the webhook URL changes to another one
+	SigningPublicKey        string     // of that endpoint
+	EndpointID              Change[EndpointID]
+	Endpoint                *Endpoint // the one that EndpointID names; nil: there is none
 	Caller                  Caller
 	Policy                  Policy // of the key's project; it binds what the edit changes
 }
@@ -43,6 +46,9 @@ func (l *Lineage) Update(c UpdateKey, limits Limits, now time.Time) ([]Decided, 
 	active := l.Active()
 	if active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
 		return nil, l.notActive(c.KeyID)
+	}
+	if err := l.mayUse(c); err != nil {
+		return nil, err
 	}
 	wanted := l.edited(c)
 	named := changedFields(l.Settings, wanted)
@@ -62,11 +68,11 @@ func (l *Lineage) Update(c UpdateKey, limits Limits, now time.Time) ([]Decided, 
 	}
 	updated := Updated{Changed: changed, Settings: wanted, NextRotationAt: l.NextRotationAt}
 	if wanted.RotationIntervalSeconds != l.Settings.RotationIntervalSeconds {
-		updated.NextRotationAt = firstSlot(l.ID, wanted, now)
+		updated.NextRotationAt = firstSlot(l.ID, wanted, c.Policy.RotationWindow, now)
 	}
 	var out []Decided
-	if wanted.EndpointID != l.Settings.EndpointID && wanted.EndpointID != "" {
-		endpoint := l.decided(EndpointCreated{URL: wanted.WebhookURL, LineageID: l.ID})
+	if wanted.EndpointID != l.Settings.EndpointID && wanted.WebhookURL != "" {
+		endpoint := l.decided(onTheFly(wanted.WebhookURL, l.ID, c.SigningPublicKey))
 		endpoint.StreamID = string(wanted.EndpointID)
 		out = append(out, endpoint)
 	}
@@ -93,7 +99,34 @@ func (l *Lineage) edited(c UpdateKey) Settings {
 			s.EndpointID = ""
 		}
 	}
+	if c.otherEndpoint(l) {
+		s.EndpointID, s.WebhookURL = c.EndpointID.Value, ""
+	}
 	return s
+}
+
+// otherEndpoint reports whether the edit names another endpoint than the one in use. To repeat that one is no edit.
+func (c UpdateKey) otherEndpoint(l *Lineage) bool {
+	return c.EndpointID.Set && c.EndpointID.Value != l.Settings.EndpointID
+}
+
+// mayUse refuses an endpoint that is not one for this key, and one beside an address of the key's own.
+func (l *Lineage) mayUse(c UpdateKey) error {
+	if !c.otherEndpoint(l) || c.EndpointID.Value == "" {
+		return nil
+	}
+	if c.WebhookURL.Set && c.WebhookURL.Value != "" {
+		return TwoReceivers()
+	}
+	if c.Endpoint == nil || c.Endpoint.LineageID != "" { // a key's own address is named by the address
+		return NotFound("webhook endpoint")
+	}
+	return c.Endpoint.ForKey(l.ProjectID, l.ID)
+}
+
+// TwoReceivers is the refusal of a key that names an endpoint and an address of its own.
+func TwoReceivers() *Error {
+	return InvalidField("webhook_endpoint_id", "is given beside rotation_webhook_url", "send one of the two")
 }
 
 // editedExpiry is the end that an edit leaves: the longest life allowed if it takes the end away. The same time in another
@@ -124,6 +157,9 @@ func changedFields(before, after Settings) []string {
 	compare("rotation_interval_seconds", before.RotationIntervalSeconds, after.RotationIntervalSeconds)
 	compare("grace_period_seconds", before.GraceSeconds, after.GraceSeconds)
 	compare("rotation_webhook_url", before.WebhookURL, after.WebhookURL)
+	if after.WebhookURL == "" && (after.EndpointID != "" || before.WebhookURL == "") { // else the address says it all
+		compare("webhook_endpoint_id", before.EndpointID, after.EndpointID)
+	}
 	compare("metadata", string(before.Metadata), string(after.Metadata))
 	return changed
 }

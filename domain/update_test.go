@@ -108,7 +108,26 @@ func TestUpdate(t *testing.T) {
 			name: "MakesAnEndpointForANewReceiver", from: hourly,
 			edit:   func(c *UpdateKey) { c.WebhookURL = ChangeTo("https://example.org") },
 			want:   func(u *Updated) { u.WebhookURL, u.EndpointID = "https://example.org", ep2 },
-			fields: []string{"rotation_webhook_url"}, before: []Payload{EndpointCreated{URL: "https://example.org", LineageID: lin1}},
+			fields: []string{"rotation_webhook_url"}, before: []Payload{onTheFly("https://example.org", lin1, "")},
+		}, {
+			name: "GoesToARegisteredEndpoint", from: hourly,
+			edit: func(c *UpdateKey) { c.EndpointID, c.Endpoint = ChangeTo(ep2), registered(ep2, proj1) },
+			want: func(u *Updated) { u.WebhookURL, u.EndpointID = "", ep2 }, fields: []string{"rotation_webhook_url", "webhook_endpoint_id"},
+		}, {
+			name: "LeavesARegisteredEndpointForAnAddress", from: toEndpoint,
+			edit:   func(c *UpdateKey) { c.WebhookURL = ChangeTo("https://example.org") },
+			want:   func(u *Updated) { u.WebhookURL, u.EndpointID = "https://example.org", ep2 },
+			fields: []string{"rotation_webhook_url"}, before: []Payload{onTheFly("https://example.org", lin1, "")},
+		}, {
+			name: "LeavesARegisteredEndpoint", from: toEndpoint,
+			edit: func(c *UpdateKey) { c.EndpointID = ChangeTo(EndpointID("")) },
+			want: func(u *Updated) { u.EndpointID = "" }, fields: []string{"webhook_endpoint_id"},
+		}, {
+			name: "RepeatsItsRegisteredEndpoint", from: toEndpoint,
+			edit: func(c *UpdateKey) { c.EndpointID, c.WebhookURL = ChangeTo(ep1), ChangeTo("") },
+		}, {
+			name: "RepeatsTheEndpointOfItsAddress", from: hourly,
+			edit: func(c *UpdateKey) { c.EndpointID, c.WebhookURL = ChangeTo(ep1), ChangeTo("https://example.com/hook") },
 		}, {
 			name: "ByALimitedCallerWithinItsLimits", from: func(c *Created) {
 				c.Scopes, c.Resources, c.ExpiresAt = Scopes{"a:read"}, Resources{"app": {"x"}}, new(at(hour))

@@ -45,6 +45,11 @@ func (v View) Organization(id domain.OrganizationID) (*domain.Organization, erro
 	return stateAs[*domain.Organization](v, string(id), "organization")
 }
 
+// Endpoint returns the state of a webhook endpoint, or a not-found refusal.
+func (v View) Endpoint(id domain.EndpointID) (*domain.Endpoint, error) {
+	return stateAs[*domain.Endpoint](v, string(id), "webhook endpoint")
+}
+
 func stateAs[S domain.State](v View, id, what string) (S, error) {
 	if state, ok := v[id].(S); ok {
 		return state, nil

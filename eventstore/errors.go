@@ -26,6 +26,7 @@ const (
 	stateReadOnly      = "25006"
 	stateIdleTimeout   = "25P03"
 	stateNotEmpty      = "RK001" // assert_project_empty: a project with live keys was to be deleted
+	stateInUse         = "RK003" // assert_endpoint_unused: an endpoint that live keys use was to be deleted
 	stateAnswered      = "RK002" // keep_answer: another replica carried the same request out
 )
 
@@ -106,6 +107,8 @@ func translate(err error) *domain.Error {
 		return domain.Refuse(domain.CodeVersionConflict, "a key with this secret was made at the same time").WithCause(err)
 	case state == stateNotEmpty:
 		return domain.NotEmpty()
+	case state == stateInUse:
+		return domain.EndpointInUse()
 	case isRetryable(err):
 		return domain.Refuse(domain.CodeVersionConflict, "somebody else changed this at the same time; read it again").WithCause(err)
 	case state == stateAnswered:

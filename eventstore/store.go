@@ -217,7 +217,7 @@ func (s *Store) settle(batch []*pending) {
 // refuse gives all commands the refusal that a failed transaction means.
 func (s *Store) refuse(batch []*pending, err error) {
 	refusal := translate(err)
-	if sqlState(err) != stateNotEmpty { // which is a refusal like that of a decision, no failure
+	if state := sqlState(err); state != stateNotEmpty && state != stateInUse { // which are refusals like those of a decision, no failures
 		s.cfg.Logger.Error("commands failed", "commands", len(batch), "error", err)
 	}
 	for _, p := range batch {

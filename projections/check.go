@@ -82,9 +82,9 @@ type checker struct {
 	organizations []*Organization
 	projects      []*Project
 	environments  []*Environment
-	endpoints     []*endpointRow
+	endpoints     []*Endpoint
 	keys          []*Key
-	rotations     []*rotationRow
+	rotations     []*Rotation
 	due           []*dueRow
 	streams       []*streamRow
 }

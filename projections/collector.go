@@ -24,7 +24,7 @@ func (ReadModel) Collect() eventstore.Collector { return newRows() }
 var (
 	keyProgress = keyTable.only("version", "state", "grace_expires_at", "revoked_at", "revoked_reason", "replaced_by_key_id",
 		"rotation_id", "next_rotation_at")
-	rotationProgress = rotationTable.only("state", "acknowledged_at", "ack_level", "ended_at", "reason")
+	rotationProgress = rotationTable.only("state", "deadline_at", "overdue", "acknowledged_at", "ack_level", "grace_expires_at", "ended_at", "reason")
 )
 
 // Statements are built once.
@@ -45,16 +45,16 @@ const (
 	sqlDeleteDue = `DELETE FROM due_work WHERE lineage_id = ANY($1)`
 	// A secret that waited is shredded in the transaction that ends the waiting.
 	sqlShredSecrets = `DELETE FROM pending_secrets WHERE rotation_id = ANY($1)`
-	// What was to be told of a rotation that ended unacknowledged need not be told any more.
+	// The new secret of a rotation that ended unacknowledged need not be told any more; that it ended is told all the same.
 	sqlCancelDeliveries = `UPDATE webhook_deliveries SET state = 'cancelled', finished_at = now()
-		WHERE rotation_id = ANY($1) AND state IN ('pending', 'held')`
+		WHERE rotation_id = ANY($1) AND type = 'key.rotation.created' AND state IN ('pending', 'held')`
 )
 
 // rows gathers what events change; of several changes to one row the last one counts.
 type rows struct {
 	keys          map[domain.KeyID]*Key
-	rotations     map[domain.RotationID]*rotationRow
-	due           map[domain.LineageID][]domain.Due
+	rotations     map[domain.RotationID]*Rotation
+	due           map[domain.LineageID][]*dueRow
 	began         map[domain.LineageID]bool // lineages whose first event is among these: they have no rows yet
 	edited        map[domain.LineageID]bool // lineages whose settings changed
 	freshKeys     map[domain.KeyID]bool     // made by these events: the table has no such row
@@ -65,17 +65,17 @@ type rows struct {
 	organizations map[domain.OrganizationID]*Organization
 	projects      map[domain.ProjectID]*Project
 	environments  map[domain.EnvironmentID]*Environment
-	endpoints     map[domain.EndpointID]*endpointRow
+	endpoints     map[domain.EndpointID]*Endpoint
 }
 
 func newRows() *rows {
 	return &rows{
-		keys: map[domain.KeyID]*Key{}, rotations: map[domain.RotationID]*rotationRow{},
-		due: map[domain.LineageID][]domain.Due{}, began: map[domain.LineageID]bool{}, edited: map[domain.LineageID]bool{},
+		keys: map[domain.KeyID]*Key{}, rotations: map[domain.RotationID]*Rotation{},
+		due: map[domain.LineageID][]*dueRow{}, began: map[domain.LineageID]bool{}, edited: map[domain.LineageID]bool{},
 		freshKeys: map[domain.KeyID]bool{}, freshTurns: map[domain.RotationID]bool{},
 		settled: map[domain.RotationID]bool{}, abandoned: map[domain.RotationID]bool{},
 		organizations: map[domain.OrganizationID]*Organization{}, projects: map[domain.ProjectID]*Project{},
-		environments: map[domain.EnvironmentID]*Environment{}, endpoints: map[domain.EndpointID]*endpointRow{},
+		environments: map[domain.EnvironmentID]*Environment{}, endpoints: map[domain.EndpointID]*Endpoint{},
 	}
 }
 
@@ -94,9 +94,7 @@ func (r *rows) Event(event domain.Event, state domain.State) error {
 			}
 		}
 	case *domain.Endpoint:
-		r.endpoints[s.ID] = &endpointRow{
-			ID: s.ID, OrganizationID: s.OrganizationID, ProjectID: s.ProjectID, LineageID: s.LineageID, URL: s.URL, CreatedAt: s.CreatedAt,
-		}
+		r.endpoints[s.ID] = endpointOf(s)
 	}
 	return nil
 }
@@ -116,7 +114,7 @@ func (r *rows) lineage(event domain.Event, l *domain.Lineage) {
 		r.keys[l.Generations[i].KeyID] = keyOf(l, &l.Generations[i])
 	}
 	for _, rotation := range l.Rotations {
-		r.rotations[rotation.ID] = &rotationRow{
+		r.rotations[rotation.ID] = &Rotation{
 			LineageID: l.ID, OrganizationID: l.OrganizationID, ProjectID: l.ProjectID, Rotation: rotation,
 		}
 		if !rotation.State.Waiting() {
@@ -126,7 +124,7 @@ func (r *rows) lineage(event domain.Event, l *domain.Lineage) {
 			}
 		}
 	}
-	r.due[l.ID] = l.Due()
+	r.due[l.ID] = dueOf(l)
 }
 
 // Queue adds the statements that write the rows.
@@ -155,14 +153,15 @@ func (r *rows) queueKeys(batch *pgx.Batch) {
 			moved = append(moved, k)
 		}
 	}
-	keyTable.queue(batch, sqlInsertKeys, fresh)
+	// What is there moves on before what is new comes: of a lineage one key at a time is active, after each statement.
 	keyProgress.queue(batch, sqlUpdateKeys, moved)
 	keyTable.queue(batch, sqlUpsertKeys, full)
+	keyTable.queue(batch, sqlInsertKeys, fresh)
 }
 
 // queueRotations writes what moved on first: of a lineage one rotation at a time may wait, and a new one may take its turn.
 func (r *rows) queueRotations(batch *pgx.Batch) {
-	var fresh, moved, full []*rotationRow
+	var fresh, moved, full []*Rotation
 	for _, turn := range sorted(r.rotations) {
 		switch {
 		case r.whole:
@@ -195,9 +194,15 @@ func (r *rows) queueDue(batch *pgx.Batch) {
 func (r *rows) dueRows() []*dueRow {
 	var out []*dueRow
 	for _, id := range slices.Sorted(maps.Keys(r.due)) {
-		for _, d := range r.due[id] {
-			out = append(out, &dueRow{LineageID: id, Due: d})
-		}
+		out = append(out, r.due[id]...)
+	}
+	return out
+}
+
+func dueOf(l *domain.Lineage) []*dueRow {
+	var out []*dueRow
+	for _, d := range l.Due() {
+		out = append(out, &dueRow{LineageID: l.ID, Due: d, ProjectID: l.ProjectID, EndpointID: l.Settings.EndpointID})
 	}
 	return out
 }

@@ -32,14 +32,15 @@ var crowd = []string{
 	`INSERT INTO keys SELECT 'key_' || lpad(i::text, 26, '0'), 'lin_' || lpad((i / 2)::text, 26, '0'), 1 + i % 2, 1, 'org_' || lpad('1', 26, '0'),
 			'proj_' || lpad((CASE WHEN i % 2 = 0 THEN 1 ELSE 2 + i % 99 END)::text, 26, '0'), 'env_' || lpad('1', 26, '0'), 'ci',
 			sha256(convert_to(i::text, 'UTF8')), 'rk_live_abcd', 'wxyz', '["*"]', NULL, '{"team": "billing"}',
-			CASE WHEN i % 10 = 0 THEN 'revoked' ELSE 'active' END, false, 'key_maker', now(),
+			CASE WHEN i % 10 = 0 THEN 'revoked' WHEN i % 2 = 1 THEN 'pending' ELSE 'active' END, false, 'key_maker', now(),
 			CASE WHEN i % 5 = 0 THEN timestamptz '2026-03-01' + i * interval '1 hour' END, NULL, NULL, NULL, NULL, NULL, 3600, 1800, now(), NULL, NULL
 		FROM generate_series(1, 10000) i`,
 	`INSERT INTO rotations SELECT 'rot_' || lpad(i::text, 26, '0'), 'lin_' || lpad(i::text, 26, '0'), 'org_' || lpad('1', 26, '0'),
-			'proj_' || lpad('1', 26, '0'), 'interval', CASE WHEN i % 10 = 0 THEN 'delivering' ELSE 'completed' END, 'key_a', 'key_b', 2, 0, NULL, now()
+			'proj_' || lpad('1', 26, '0'), 'interval', CASE WHEN i % 10 = 0 THEN 'delivering' ELSE 'completed' END, 'key_a', 'key_b', 2, 0, NULL, now(), NULL, NULL,
+			CASE WHEN i % 10 <> 0 THEN now() END
 		FROM generate_series(1, 10000) i`,
 	`INSERT INTO pending_secrets SELECT id, 'key_b', 'sealed', now() FROM rotations WHERE state = 'delivering'`,
-	`INSERT INTO due_work SELECT 'lin_' || lpad(i::text, 26, '0'), 'rotate', 'key_' || lpad(i::text, 26, '0'), d.at, d.at
+	`INSERT INTO due_work SELECT 'lin_' || lpad(i::text, 26, '0'), 'rotate', 'key_' || lpad(i::text, 26, '0'), d.at, d.at, 0, NULL, 'proj_' || lpad('1', 26, '0')
 		FROM generate_series(1, 100000) i, LATERAL (SELECT timestamptz '2026-03-02' + i * interval '7 seconds' AS at) d`,
 	`INSERT INTO webhook_deliveries SELECT 'dlv_' || lpad(i::text, 26, '0'), 'msg_' || i, 'ep_1', 'org_1', 'proj_1', 'lin_1', 'rot_1', i,
 			'key.rotation.created', CASE WHEN i % 100 = 0 THEN 'pending' ELSE 'delivered' END, 0, timestamptz '2026-03-02' + i * interval '7 seconds',

@@ -53,8 +53,8 @@ func TestG4RebuildMendsMixedUpUniqueValues(t *testing.T) {
 			`UPDATE keys SET secret_digest = sha256(secret_digest)`,
 			`UPDATE keys SET secret_digest = b.secret_digest FROM was a JOIN was b ON b.n = a.n % (SELECT count(*) FROM was) + 1 WHERE keys.id = a.id`},
 		"ids and lineages lost": {"UPDATE keys SET id = id || 'x', lineage_id = lineage_id || 'x'"},
-		"rotations exchanged": {`UPDATE rotations SET state = 'completed' WHERE state = 'delivering'`,
-			`UPDATE rotations SET state = 'delivering' WHERE id IN (SELECT min(id) FROM rotations GROUP BY lineage_id)`},
+		"rotations exchanged": {`UPDATE rotations SET state = 'completed', ended_at = now() WHERE state = 'delivering'`,
+			`UPDATE rotations SET state = 'delivering', ended_at = NULL, acknowledged_at = NULL WHERE id IN (SELECT min(id) FROM rotations GROUP BY lineage_id)`},
 		"environments exchanged": {`UPDATE environments SET name = name || '0'`,
 			`UPDATE environments e SET name = CASE name WHEN 'live0' THEN 'test' ELSE 'live' END`},
 	} {
@@ -249,7 +249,7 @@ func (w *world) damage(t *testing.T, m made, way int) {
 		"UPDATE keys SET secret_digest = sha256(secret_digest), version = version + 1 WHERE lineage_id = $1",
 		"INSERT INTO keys (" + keyColumns + ") SELECT " + keyColumns + " FROM (SELECT (jsonb_populate_record(k, jsonb_build_object('id', id || random(), 'generation', 999999, 'secret_digest', '\\x' || encode(sha256(random()::text::bytea), 'hex')))).* FROM keys k WHERE lineage_id = $1 LIMIT 1) k ON CONFLICT DO NOTHING",
 		"DELETE FROM rotations WHERE lineage_id = $1",
-		"UPDATE rotations SET state = 'cancelled' WHERE lineage_id = $1",
+		"UPDATE rotations SET state = 'cancelled', ended_at = now() WHERE lineage_id = $1",
 		"DELETE FROM due_work WHERE lineage_id = $1",
 		"INSERT INTO due_work VALUES ($1, 'rotate', 'key_0', now(), now()) ON CONFLICT DO NOTHING",
 	}

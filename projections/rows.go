@@ -8,11 +8,8 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 )
 
-// dueRow is one piece of work that falls due by time.
-type dueRow struct {
-	LineageID domain.LineageID
-	domain.Due
-}
+// dueRow is one piece of work that falls due by time, with what is needed to decide it.
+type dueRow = DueWork
 
 var dueTable = table[dueRow]{
 	name: "due_work",
@@ -22,44 +19,16 @@ var dueTable = table[dueRow]{
 		col("kind", "text", func(r *dueRow) string { return string(r.Kind) }),
 		col("key_id", "text", func(r *dueRow) string { return string(r.KeyID) }),
 		col("due_at", "timestamptz", func(r *dueRow) time.Time { return r.At }),
+		col("project_id", "text", func(r *dueRow) string { return string(r.ProjectID) }),
+		col("endpoint_id", "text", func(r *dueRow) *string { return optional(string(r.EndpointID)) }),
 	},
 }
 
 // sqlInsertDue also starts the sweep's own columns; the lineage's former rows are deleted before.
-const sqlInsertDue = `INSERT INTO due_work (lineage_id, kind, key_id, due_at, scan_at)
-	SELECT r.lineage_id, r.kind, r.key_id, r.due_at, r.due_at
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[]) AS r(lineage_id, kind, key_id, due_at)`
-
-// rotationRow is one hand-over of a lineage.
-type rotationRow struct {
-	LineageID      domain.LineageID
-	OrganizationID domain.OrganizationID
-	ProjectID      domain.ProjectID
-	domain.Rotation
-}
-
-var rotationTable = table[rotationRow]{
-	name: "rotations",
-	key:  []string{"id"},
-	columns: []column[rotationRow]{
-		col("id", "text", func(r *rotationRow) string { return string(r.ID) }),
-		col("lineage_id", "text", func(r *rotationRow) string { return string(r.LineageID) }),
-		col("organization_id", "text", func(r *rotationRow) string { return string(r.OrganizationID) }),
-		col("project_id", "text", func(r *rotationRow) string { return string(r.ProjectID) }),
-		col("trigger", "text", func(r *rotationRow) string { return string(r.Trigger) }),
-		col("state", "text", func(r *rotationRow) string { return string(r.State) }),
-		col("from_key_id", "text", func(r *rotationRow) string { return string(r.FromKeyID) }),
-		col("to_key_id", "text", func(r *rotationRow) string { return string(r.ToKeyID) }),
-		col("generation", "int4", func(r *rotationRow) int32 { return int32(r.Generation) }),
-		col("grace_seconds", "int8", func(r *rotationRow) int64 { return r.GraceSeconds }),
-		col("endpoint_id", "text", func(r *rotationRow) *string { return optional(string(r.EndpointID)) }),
-		col("started_at", "timestamptz", func(r *rotationRow) time.Time { return r.StartedAt }),
-		col("acknowledged_at", "timestamptz", func(r *rotationRow) *time.Time { return r.AcknowledgedAt }),
-		col("ack_level", "text", func(r *rotationRow) *string { return optional(string(r.AckLevel)) }),
-		col("ended_at", "timestamptz", func(r *rotationRow) *time.Time { return r.EndedAt }),
-		col("reason", "text", func(r *rotationRow) *string { return optional(r.Reason) }),
-	},
-}
+const sqlInsertDue = `INSERT INTO due_work (lineage_id, kind, key_id, due_at, scan_at, project_id, endpoint_id)
+	SELECT r.lineage_id, r.kind, r.key_id, r.due_at, r.due_at, r.project_id, r.endpoint_id
+	FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
+		AS r(lineage_id, kind, key_id, due_at, project_id, endpoint_id)`
 
 // Organization is a tenant.
 type Organization struct {
@@ -156,28 +125,5 @@ var environmentTable = table[Environment]{
 		col("project_id", "text", func(e *Environment) string { return string(e.ProjectID) }),
 		col("name", "text", func(e *Environment) string { return e.Name }),
 		col("created_at", "timestamptz", func(e *Environment) time.Time { return e.CreatedAt }),
-	},
-}
-
-// endpointRow is a webhook receiver.
-type endpointRow struct {
-	ID             domain.EndpointID
-	OrganizationID domain.OrganizationID
-	ProjectID      domain.ProjectID
-	LineageID      domain.LineageID
-	URL            string
-	CreatedAt      time.Time
-}
-
-var endpointTable = table[endpointRow]{
-	name: "webhook_endpoints",
-	key:  []string{"id"},
-	columns: []column[endpointRow]{
-		col("id", "text", func(e *endpointRow) string { return string(e.ID) }),
-		col("organization_id", "text", func(e *endpointRow) string { return string(e.OrganizationID) }),
-		col("project_id", "text", func(e *endpointRow) string { return string(e.ProjectID) }),
-		col("lineage_id", "text", func(e *endpointRow) *string { return optional(string(e.LineageID)) }),
-		col("url", "text", func(e *endpointRow) string { return e.URL }),
-		col("created_at", "timestamptz", func(e *endpointRow) time.Time { return e.CreatedAt }),
 	},
 }

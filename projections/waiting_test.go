@@ -98,7 +98,7 @@ func TestPendingSecretLivesAsLongAsItsRotationWaits(t *testing.T) {
 		m := w.create(t, acme, hourly, w.withWebhook)
 		w.clock.step(2 * time.Hour)
 		m, rotation := w.rotateSealed(t, m)
-		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || string(sealed) != "sealed" {
+		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || sealed == nil || string(sealed.Sealed) != "sealed" {
 			t.Errorf("%s: while it waits: %q, %v", what, sealed, err)
 		}
 		waiting, endpoint, err := w.reader.WaitingRotation(t.Context(), m.reach(), m.lineage)
@@ -106,7 +106,7 @@ func TestPendingSecretLivesAsLongAsItsRotationWaits(t *testing.T) {
 			t.Errorf("%s: waiting is %q for %q, %v", what, waiting, endpoint, err)
 		}
 		w.decide(t, m, func(l *domain.Lineage, _ time.Time) ([]domain.Decided, error) { return l.Stall(rotation, "gone") })
-		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || string(sealed) != "sealed" {
+		if sealed, err := w.reader.PendingSecret(t.Context(), rotation); err != nil || sealed == nil || string(sealed.Sealed) != "sealed" {
 			t.Errorf("%s: while it is stalled: %q, %v", what, sealed, err)
 		}
 		end(m)
@@ -144,7 +144,9 @@ func (w *world) sealedRotation(m made, next *made, rotation domain.RotationID) e
 	}
 	c := onLineage(m.lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) { return l.Rotate(rotate, now) })
 	c.Attach = func(batch *pgx.Batch, events []domain.Event) error {
-		projections.QueuePendingSecret(batch, rotation, next.key, []byte("sealed"), events[0].OccurredAt)
+		projections.QueuePendingSecret(batch, projections.PendingSecret{
+			RotationID: rotation, KeyID: next.key, Mode: domain.SecretPlain, Sealed: []byte("sealed"), CreatedAt: events[0].OccurredAt,
+		})
 		return nil
 	}
 	return c
@@ -179,23 +181,4 @@ func TestPendingSecretOfARotationThatEndsInItsOwnTransaction(t *testing.T) {
 		t.Errorf("%d secrets wait for a rotation that has ended", n)
 	}
 	w.check(t, w.connect(t))
-}
-
-func TestEndpointSecrets(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	m := w.create(t, w.tenant(t))
-	c := onLineage(m.lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
-		return l.Update(domain.UpdateKey{KeyID: m.key, Name: domain.ChangeTo("other"), Caller: domain.System()}, domain.Limits{}, now)
-	})
-	c.Attach = func(batch *pgx.Batch, _ []domain.Event) error {
-		projections.QueueEndpointSecret(batch, "ep_1", []byte("one"), w.clock.Now())
-		projections.QueueEndpointSecret(batch, "ep_2", []byte("two"), w.clock.Now())
-		return nil
-	}
-	w.execute(t, c)
-	got, err := w.reader.EndpointSecrets(t.Context(), []domain.EndpointID{"ep_2", "ep_3"})
-	if diff := cmp.Diff(map[domain.EndpointID][]byte{"ep_2": []byte("two")}, got); diff != "" || err != nil {
-		t.Errorf("%v: %s", err, diff)
-	}
 }

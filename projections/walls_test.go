@@ -30,10 +30,15 @@ var neighbour = []string{
 	`INSERT INTO projects (id, organization_id, name, brand, created_at) VALUES ('proj_' || $1, 'org_' || $1, 'app', 'rk', now())`,
 	`INSERT INTO environments VALUES ('env_' || $1, 'org_' || $1, 'proj_' || $1, 'live', now())`,
 	`INSERT INTO keys (id, lineage_id, generation, version, organization_id, project_id, environment_id, name, secret_digest, key_prefix,
-			last_four, scopes, state, operator, created_by, created_at, expires_at, grace_seconds)
+			last_four, scopes, state, operator, created_by, created_at, expires_at, grace_seconds, endpoint_id)
 		VALUES ('key_' || $1, 'lin_' || $1, 1, 1, 'org_' || $1, 'proj_' || $1, 'env_' || $1, 'ci', sha256($1::bytea), 'rk_live_abcd',
-			'wxyz', '["*"]', 'active', false, 'key_maker', now(), now() + interval '1 day', 0)`,
+			'wxyz', '["*"]', 'active', false, 'key_maker', now(), now() + interval '1 day', 0, 'ep_' || $1)`,
+	`INSERT INTO webhook_endpoints (id, organization_id, project_id, url, created_at) VALUES ('ep_' || $1, 'org_' || $1, 'proj_' || $1, 'https://example.com', now())`,
 	`INSERT INTO rotations VALUES ('rot_' || $1, 'lin_' || $1, 'org_' || $1, 'proj_' || $1, 'interval', 'delivering', 'key_' || $1, 'key_next', 2, 0, NULL, now())`,
+	`INSERT INTO webhook_deliveries (id, message_id, endpoint_id, organization_id, project_id, lineage_id, rotation_id, position, type, state,
+			next_attempt_at, created_at)
+		VALUES ('dlv_' || $1, 'msg_' || $1, 'ep_' || $1, 'org_' || $1, 'proj_' || $1, 'lin_' || $1, 'rot_' || $1, 1, 'key.rotation.created', 'failed', now(), now())`,
+	`INSERT INTO webhook_attempts (delivery_id, number, started_at) VALUES ('dlv_' || $1, 1, now())`,
 	`INSERT INTO events SELECT 1, 1 + count(*), 'evt_' || $1, 'lin_' || $1, 1, 'org_' || $1, 'proj_' || $1, 'Created', 1, now(), 'key_maker', '', '{}' FROM events`,
 }
 
@@ -53,6 +58,13 @@ var reads = map[string]struct {
 	"sqlHistory":         {sqlHistory, []any{"lin_a", 0, 10}},
 	"sqlEvents":          {sqlEvents, []any{1, 0, 10}},
 	"sqlWaitingRotation": {sqlWaitingRotation, []any{"lin_a"}},
+	"sqlRotation":        {sqlRotation, []any{"rot_a"}},
+	"sqlRotations":       {sqlRotations, []any{"", "", "", lastRotationID, 10}},
+	"sqlEndpoints":       {sqlEndpoints, []any{"", "", lastEndpointID, 10}},
+	"sqlEndpointGrants":  {sqlEndpointGrants, []any{"ep_a"}},
+	"sqlDeliveries":      {sqlDeliveries, []any{"", "", "", "", lastDeliveryID, 10}},
+	"sqlAttempts":        {sqlAttempts, []any{"dlv_a"}},
+	"sqlUndelivered":     {sqlUndelivered, []any{"ep_a", "dlv_", lastDeliveryID, 10}},
 	"sqlOwnOrganization": {sqlOwnOrganization, nil},
 	"sqlProjects":        {sqlProjects, []any{"", "", 10}},
 	"sqlEnvironments":    {sqlEnvironments, []any{"", "", "", 10}},
@@ -60,17 +72,24 @@ var reads = map[string]struct {
 
 // withoutTenant says why these use the service's pool: nothing else may.
 var withoutTenant = map[string]string{
-	"NewReader":       "keeps it",
-	"Ping":            "reads nothing",
-	"fetchByDigest":   "finds a secret, whoever's it is",
-	"Answer":          "is asked by a digest that only the same caller can make",
-	"KeepAnswer":      "is rekey's own bookkeeping",
-	"DeleteAnswers":   "is rekey's own bookkeeping",
-	"Organizations":   "is what an operator lists of all organizations",
-	"Due":             "is the sweep's",
-	"Postpone":        "is the sweep's",
-	"EndpointSecrets": "is the deliveries'",
-	"PendingSecret":   "is the deliveries'",
+	"NewReader":           "keeps it",
+	"Ping":                "reads nothing",
+	"fetchByDigest":       "finds a secret, whoever's it is",
+	"Answer":              "is asked by a digest that only the same caller can make",
+	"KeepAnswer":          "is rekey's own bookkeeping",
+	"DeleteAnswers":       "is rekey's own bookkeeping",
+	"Organizations":       "is what an operator lists of all organizations",
+	"Due":                 "is the sweep's",
+	"Postpone":            "is the sweep's",
+	"EndpointSecrets":     "is the deliveries'",
+	"ShredExpiredSecrets": "is rekey's own bookkeeping",
+	"PendingSecret":       "is the deliveries'",
+	"EpochKey":            "is the deliveries'",
+	"EndEpochs":           "is rekey's own bookkeeping",
+	"Claim":               "finds a secret that waits, by the digest of the right to fetch it",
+	"ForgetClaims":        "is rekey's own bookkeeping",
+	"NewGraceUses":        "keeps it",
+	"Flush":               "counts who uses keys in grace, and reads nothing",
 }
 
 // firstWall is the condition that keeps tenants apart in each statement.

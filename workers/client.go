@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math/rand/v2"
+	"os"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -37,6 +38,16 @@ type Config struct {
 	SweepEvery time.Duration
 	// Concurrency is how many webhooks may be on their way at once; 0 means 64.
 	Concurrency int
+	// EndpointConcurrency and EndpointRate bound what one endpoint gets of this process at once and per second; 0 means 4 and 20.
+	EndpointConcurrency int
+	EndpointRate        float64
+	// AttemptLease is after how long an attempt counts as lost with its process; 0 means 20 s, a bit more than the sender lets
+	// one take.
+	AttemptLease time.Duration
+	// BreakerPause is for how long an endpoint is first left alone that failed again and again; 0 means 30 s.
+	BreakerPause time.Duration
+	// Name is the process's, in the log of attempts; empty means its host and its number there.
+	Name string
 	// Retry gives the delay before the next attempt; nil means webhook.NextDelay with real jitter.
 	Retry func(attempts int, retryAfter time.Duration) (delay time.Duration, more bool)
 }
@@ -47,18 +58,23 @@ const (
 	queueDeliver = "deliver"
 )
 
-// Times that bound jobs. A job that outlives its lease is handed out again, so the lease is longer than the job.
+// Times that bound jobs. An attempt is handed out again once its lease has lapsed, because its process must have died: the
+// lease is longer than the sender lets an attempt take. What was handed out and has not begun waits longer: it is in a
+// queue, which outlives processes.
 const (
 	sweepTimeout   = 50 * time.Second
 	deliverTimeout = 30 * time.Second
-	attemptLease   = 45 * time.Second
+	attemptLease   = 20 * time.Second
+	handOutLease   = 45 * time.Second
 	stuckAfter     = 2 * time.Minute
 )
 
 // Workers runs the jobs of one process.
 type Workers struct {
-	cfg    Config
-	client *river.Client[pgx.Tx]
+	cfg       Config
+	client    *river.Client[pgx.Tx]
+	endpoints *gate
+	hosts     *gate
 }
 
 // New returns the workers; Run starts them.
@@ -68,12 +84,21 @@ func New(cfg Config) (*Workers, error) {
 	}
 	cfg.SweepEvery = cmp.Or(cfg.SweepEvery, time.Second)
 	cfg.Concurrency = cmp.Or(cfg.Concurrency, 64)
+	cfg.EndpointConcurrency = cmp.Or(cfg.EndpointConcurrency, 4)
+	cfg.EndpointRate = cmp.Or(cfg.EndpointRate, 20)
+	cfg.AttemptLease = cmp.Or(cfg.AttemptLease, attemptLease)
+	cfg.BreakerPause = cmp.Or(cfg.BreakerPause, breakerPause)
+	cfg.Name = cmp.Or(cfg.Name, processName())
 	if cfg.Retry == nil {
 		cfg.Retry = func(attempts int, retryAfter time.Duration) (time.Duration, bool) {
 			return webhook.NextDelay(attempts, retryAfter, rand.Float64)
 		}
 	}
-	w := &Workers{cfg: cfg}
+	w := &Workers{
+		cfg:       cfg,
+		endpoints: newGate(cfg.EndpointConcurrency, time.Duration(float64(time.Second)/cfg.EndpointRate), cfg.Now),
+		hosts:     newGate(cfg.Concurrency, 0, cfg.Now),
+	}
 	registry := river.NewWorkers()
 	river.AddWorker(registry, &sweepWorker{w: w})
 	river.AddWorker(registry, &deliverWorker{w: w})
@@ -101,6 +126,15 @@ func New(cfg Config) (*Workers, error) {
 	}
 	w.client = client
 	return w, nil
+}
+
+// processName tells the processes of an installation apart, for people who read the log of attempts.
+func processName() string {
+	host, err := os.Hostname()
+	if err != nil {
+		host = "unknown"
+	}
+	return fmt.Sprintf("%s/%d", host, os.Getpid())
 }
 
 // stopTimeout bounds how long a stop waits for jobs under way.

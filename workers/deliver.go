@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
+	"net/url"
 	"time"
 
 	"github.com/cenkalti/backoff/v4"
@@ -12,7 +14,6 @@ import (
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
-	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/internal/webhook"
 )
 
@@ -21,6 +22,7 @@ import (
 type deliverArgs struct {
 	DeliveryID string `json:"delivery_id"`
 	Attempts   int    `json:"attempts"`
+	EndpointID string `json:"endpoint_id,omitempty"` // jobs of the version before have none
 }
 
 // Kind names the job.
@@ -34,118 +36,134 @@ type deliverWorker struct {
 	w *Workers
 }
 
-// delivery is one webhook on its way to one endpoint.
-type delivery struct {
-	id, messageID string
-	endpoint      domain.EndpointID
-	url           string
-	lineage       domain.LineageID
-	rotation      domain.RotationID
-	position      int64
-	attempt       int // the number of the attempt under way, from 1
-}
-
-const (
-	// The attempt is recorded before it is made, in the statement that claims it: a worker that dies leaves its trace.
-	sqlBeginAttempt = `WITH claimed AS (
-			UPDATE webhook_deliveries SET attempts = attempts + 1, next_attempt_at = $3
-			WHERE id = $1 AND attempts = $2 AND state = 'pending' AND attempts < $5
-			RETURNING id, message_id, endpoint_id, lineage_id, rotation_id, position, attempts
-		), noted AS (
-			INSERT INTO webhook_attempts (delivery_id, number, started_at) SELECT id, attempts, $4 FROM claimed
-		)
-		SELECT c.id, c.message_id, c.endpoint_id, e.url, c.lineage_id, c.rotation_id, c.position, c.attempts
-		FROM claimed c JOIN webhook_endpoints e ON e.id = c.endpoint_id`
-	sqlUsedUp      = `SELECT lineage_id, rotation_id FROM webhook_deliveries WHERE id = $1 AND state = 'pending' AND attempts >= $2`
-	sqlEndAttempt  = `UPDATE webhook_attempts SET finished_at = $3, outcome = $4, status = $5 WHERE delivery_id = $1 AND number = $2`
-	sqlEndDelivery = `UPDATE webhook_deliveries SET state = $2, last_outcome = $3, last_status = $4, finished_at = $5
-		WHERE id = $1 AND state = 'pending'`
-	sqlRetryDelivery = `UPDATE webhook_deliveries SET last_outcome = $2, last_status = $3, next_attempt_at = $4
-		WHERE id = $1 AND state = 'pending'`
-)
-
 // Work makes one attempt and records what came of it.
 func (d *deliverWorker) Work(ctx context.Context, job *river.Job[deliverArgs]) error {
 	w := d.w
+	leave, wait := w.endpoints.enter(job.Args.EndpointID)
+	if leave == nil { // the endpoint has as much as one may have at once
+		return w.snooze(ctx, job.Args, wait)
+	}
+	defer leave()
 	current, err := w.beginAttempt(ctx, job.Args)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return w.endUsedUp(ctx, job.Args.DeliveryID)
+		return w.notNow(ctx, job.Args)
 	}
 	if err != nil {
 		return fmt.Errorf("begin attempt of %s: %w", job.Args.DeliveryID, err)
 	}
-	request, err := w.request(ctx, current)
-	if err != nil {
-		return fmt.Errorf("build attempt of %s: %w", current.id, err)
+	return w.attempt(ctx, current)
+}
+
+func (w *Workers) attempt(ctx context.Context, d *delivery) error {
+	request, err := w.request(ctx, d)
+	switch {
+	case errors.Is(err, commands.ErrEpochEnded):
+		return w.giveUp(ctx, d, webhook.Result{Outcome: outcomeExpired})
+	case err != nil:
+		return w.ourFault(ctx, d, err)
+	case request == nil: // the rotation was settled meanwhile; nobody waits for this any more
+		return w.finish(ctx, d, "cancelled", webhook.Result{Outcome: outcomeSuperseded})
 	}
-	if request == nil { // the rotation was settled meanwhile; nobody waits for this any more
-		return w.finish(ctx, current, "cancelled", webhook.Result{Outcome: "superseded"})
+	host := hostOf(d.url)
+	leave, wait := w.hosts.enter(host)
+	if leave == nil {
+		return w.putBack(ctx, d, wait)
 	}
 	result := w.cfg.Sender.Send(ctx, *request)
-	w.cfg.Logger.Info("webhook attempted", "delivery_id", current.id, "attempt", current.attempt,
+	leave()
+	w.hosts.note(host, answers(result.Outcome))
+	w.cfg.Logger.Info("webhook attempted", "delivery_id", d.id, "attempt", d.attempt,
 		"outcome", result.Outcome, "status", result.Status, "duration_ms", result.Duration.Milliseconds(), "error", result.Err)
 	if result.Outcome == webhook.Canceled {
-		return w.interrupted(ctx, current, result)
+		return w.interrupted(ctx, d, result)
 	}
+	w.noteHealth(ctx, d, result)
 	if result.Outcome.Delivered() {
-		return w.delivered(ctx, current, result)
+		return w.delivered(ctx, d, result)
 	}
-	return w.failed(ctx, current, result)
+	return w.failed(ctx, d, result)
 }
 
-func (w *Workers) beginAttempt(ctx context.Context, args deliverArgs) (*delivery, error) {
-	now := w.cfg.Now()
-	var d delivery
-	err := w.cfg.Pool.QueryRow(ctx, sqlBeginAttempt, args.DeliveryID, args.Attempts, now.Add(attemptLease), now, webhook.MaxAttempts).
-		Scan(&d.id, &d.messageID, &d.endpoint, &d.url, &d.lineage, &d.rotation, &d.position, &d.attempt)
-	return &d, err
-}
+// Outcomes that are not an attempt's own. Like those of the sender they never change their meaning.
+const (
+	outcomeSuperseded webhook.Outcome = "superseded"     // nobody waits for this message any more
+	outcomeWorkerLost webhook.Outcome = "worker_lost"    // the last attempt died with its process
+	outcomeExpired    webhook.Outcome = "secret_expired" // the secret waited until the key it is sealed with was destroyed
+	outcomeInternal   webhook.Outcome = "internal_error" // the message could not be built on our side; not counted
+	outcomeDeleted    webhook.Outcome = "endpoint_deleted"
+)
 
-// endUsedUp ends a delivery whose last attempt died with its worker, so that it does not stay silent for ever.
-func (w *Workers) endUsedUp(ctx context.Context, id string) error {
-	d := delivery{id: id, attempt: webhook.MaxAttempts}
-	err := w.cfg.Pool.QueryRow(ctx, sqlUsedUp, id, webhook.MaxAttempts).Scan(&d.lineage, &d.rotation)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil // somebody else's attempt, or done
-	}
+// answers reports whether a receiver is there at all: it may have refused, but it did not let us wait.
+func answers(o webhook.Outcome) bool { return o != webhook.TimedOut && o != webhook.ConnectError }
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
 	if err != nil {
-		return fmt.Errorf("look at %s: %w", id, err)
+		return ""
 	}
-	return w.giveUp(ctx, &d, webhook.Result{Outcome: "worker_lost"})
+	return u.Host
 }
 
-// request builds the attempt, or nothing if no secret waits any more.
+// request builds the attempt, or nothing if nobody waits for it any more.
 func (w *Workers) request(ctx context.Context, d *delivery) (*webhook.Request, error) {
-	secret, err := w.cfg.Commands.OpenPending(ctx, d.rotation)
-	if err != nil || secret.IsZero() {
-		return nil, err
+	request := &webhook.Request{URL: d.url, ID: d.messageID, Attempt: d.attempt, DeliveryID: d.id}
+	if d.secret() {
+		wanted, err := w.addSecret(ctx, d, request)
+		if err != nil || !wanted {
+			return nil, err
+		}
+	} else {
+		body, err := w.storedBody(ctx, d.messageID)
+		if err != nil || body == nil {
+			return nil, err
+		}
+		request.Body = body
 	}
-	signing, err := w.cfg.Commands.SigningSecrets(ctx, []domain.EndpointID{d.endpoint})
+	signing, err := w.cfg.Commands.SigningKeys(ctx, []domain.EndpointID{d.endpoint})
 	if err != nil {
 		return nil, err
 	}
-	records, err := w.cfg.Store.Read(ctx, eventstore.Lifecycle, d.position-1, 1)
-	if err != nil || len(records) == 0 {
-		return nil, errors.Join(err, fmt.Errorf("event %d is not in the log", d.position))
-	}
-	rotated, ok := announced(records[0])
-	if !ok {
-		return nil, fmt.Errorf("event %d tells of no rotation", d.position)
-	}
-	body, err := rotationMessage(records[0].StreamID, records[0].OccurredAt, rotated, webhook.PlainSecret(secret.Reveal()))
-	if err != nil {
-		return nil, err
-	}
-	return &webhook.Request{
-		URL: d.url, ID: d.messageID, Body: body, Secrets: []webhook.Secret{signing[d.endpoint]}, Attempt: d.attempt, DeliveryID: d.id,
-	}, nil
+	request.Secrets = signing[d.endpoint]
+	return request, nil
 }
 
-// delivered acknowledges the rotation; the delivery is closed in the same transaction.
+// addSecret makes the message one that brings a rotation's new secret. It reports whether that is still wanted: not once
+// the secret has arrived, and not if the receiver has registered another key since, which gets a secret of its own.
+func (w *Workers) addSecret(ctx context.Context, d *delivery, request *webhook.Request) (wanted bool, err error) {
+	event, rotated, err := w.rotatedAt(ctx, d.position)
+	if err != nil {
+		return false, err
+	}
+	d.deadline = rotated.Deadline
+	message, err := w.cfg.Commands.NewSecretMessage(ctx, event)
+	if err != nil || message == nil {
+		return false, err
+	}
+	if message.Mode != d.mode || message.Mode == domain.SecretSealed && message.Recipient != d.receiverKey {
+		_, err := w.cfg.Commands.RedeliverRotation(ctx, w.onBehalfOf(event), d.rotation, true)
+		return false, err
+	}
+	request.Body = message.Body
+	if message.ProofHash != nil {
+		request.Expect = webhook.ExpectProof(message.ProofHash)
+		request.MustProve = rotated.Demand == domain.AckProof
+	}
+	return true, nil
+}
+
+// delivered acknowledges the rotation, if the answer is as good as demanded; the delivery is closed in the same
+// transaction.
 func (w *Workers) delivered(ctx context.Context, d *delivery, result webhook.Result) error {
+	if !d.secret() {
+		return w.finish(ctx, d, "delivered", result)
+	}
+	level := domain.AckAccepted
+	if result.Proved {
+		level = domain.AckProof
+	}
 	var counted bool
 	err := w.persist(ctx, func() (err error) {
-		counted, err = w.cfg.Commands.Acknowledge(ctx, commands.System(domain.ActorDeliver), d.lineage, d.rotation, domain.AckAccepted,
+		counted, err = w.cfg.Commands.Acknowledge(ctx, commands.System(domain.ActorDeliver), d.lineage, d.rotation, level,
 			func(batch *pgx.Batch, _ []domain.Event) error {
 				w.queueFinish(batch, d, "delivered", result)
 				return nil
@@ -154,7 +172,7 @@ func (w *Workers) delivered(ctx context.Context, d *delivery, result webhook.Res
 	})
 	switch {
 	case domain.CodeOf(err) == domain.CodeNoRotation && err != nil, err == nil && !counted:
-		// Acknowledged by another sign, or ended meanwhile: the message did arrive all the same.
+		// Acknowledged by another sign, to be so by a stronger one, or ended meanwhile: the message did arrive all the same.
 		return w.finish(ctx, d, "delivered", result)
 	case err != nil:
 		return fmt.Errorf("acknowledge rotation %s: %w", d.rotation, err)
@@ -162,17 +180,48 @@ func (w *Workers) delivered(ctx context.Context, d *delivery, result webhook.Res
 	return nil
 }
 
+// refusedTries is how often an address that webhooks may not reach is tried: names can change, policies do not.
+const refusedTries = 3
+
 // failed plans the next attempt, or gives up.
 func (w *Workers) failed(ctx context.Context, d *delivery, result webhook.Result) error {
-	delay, more := w.cfg.Retry(d.attempt, result.RetryAfter)
-	if !more || result.Outcome.Permanent() {
+	if result.Outcome == webhook.Gone {
+		if err := w.disable(ctx, d); err != nil {
+			return err
+		}
+	}
+	delay, more := w.cfg.Retry(d.used, w.withinDeadline(d, result.RetryAfter))
+	if !more || result.Outcome.Permanent() || result.Outcome == webhook.AddressRefused && d.used >= refusedTries {
 		return w.giveUp(ctx, d, result)
 	}
-	return w.persist(ctx, func() error { return w.retryAt(ctx, d, result, w.cfg.Now().Add(delay)) })
+	return w.persist(ctx, func() error { return w.retryAt(ctx, d, result, w.cfg.Now().Add(delay), false) })
+}
+
+// withinDeadline keeps a receiver from asking for a delay that would outlast its rotation.
+func (w *Workers) withinDeadline(d *delivery, retryAfter time.Duration) time.Duration {
+	if d.deadline == nil {
+		return retryAfter
+	}
+	return min(retryAfter, max(0, d.deadline.Sub(w.cfg.Now())))
+}
+
+// disable takes a receiver at its word that says it is gone for good. What else is meant for it is held.
+func (w *Workers) disable(ctx context.Context, d *delivery) error {
+	err := w.persist(ctx, func() error {
+		_, err := w.cfg.Commands.DisableGone(ctx, d.endpoint, string(webhook.Gone), nil)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("disable endpoint %s: %w", d.endpoint, err)
+	}
+	return nil
 }
 
 // giveUp stalls the rotation; the delivery is closed in the same transaction. The old key keeps working.
 func (w *Workers) giveUp(ctx context.Context, d *delivery, result webhook.Result) error {
+	if !d.secret() {
+		return w.finish(ctx, d, "failed", result)
+	}
 	var stalled bool
 	err := w.persist(ctx, func() (err error) {
 		stalled, err = w.cfg.Commands.Stall(ctx, commands.System(domain.ActorDeliver), d.lineage, d.rotation, string(result.Outcome),
@@ -202,32 +251,66 @@ func (w *Workers) finish(ctx context.Context, d *delivery, state string, result 
 	})
 }
 
-// interrupted hands an attempt that our own stop has cut off out again at once.
+// interrupted hands an attempt that our own stop has cut off out again at once, and does not count it.
 func (w *Workers) interrupted(ctx context.Context, d *delivery, result webhook.Result) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 2*time.Second)
 	defer cancel()
-	return w.retryAt(ctx, d, result, w.cfg.Now())
+	return w.retryAt(ctx, d, result, w.cfg.Now(), true)
 }
 
-// retryAt closes an attempt and plans the next one.
-func (w *Workers) retryAt(ctx context.Context, d *delivery, result webhook.Result, at time.Time) error {
+// ourFaultPause is how long a delivery waits whose message could not be built.
+const ourFaultPause = 10 * time.Second
+
+// ourFault puts off an attempt that failed before anything was sent. It is not counted: the receiver has no part in it.
+func (w *Workers) ourFault(ctx context.Context, d *delivery, cause error) error {
+	w.cfg.Logger.Error("a webhook could not be built", "delivery_id", d.id, "error", cause)
+	return w.persist(ctx, func() error {
+		return w.retryAt(ctx, d, webhook.Result{Outcome: outcomeInternal}, w.cfg.Now().Add(ourFaultPause), true)
+	})
+}
+
+// putBack undoes the begin of an attempt for which there is no place now: nothing was sent.
+func (w *Workers) putBack(ctx context.Context, d *delivery, wait time.Duration) error {
 	var batch pgx.Batch
-	batch.Queue(sqlEndAttempt, d.id, d.attempt, w.cfg.Now(), string(result.Outcome), optionalStatus(result))
-	batch.Queue(sqlRetryDelivery, d.id, string(result.Outcome), optionalStatus(result), at)
+	batch.Queue(sqlPutBack, d.id, d.attempt, w.cfg.Now().Add(wait))
 	return w.cfg.Pool.SendBatch(ctx, &batch).Close()
 }
 
-func (w *Workers) queueFinish(batch *pgx.Batch, d *delivery, state string, result webhook.Result) {
-	now := w.cfg.Now()
-	batch.Queue(sqlEndAttempt, d.id, d.attempt, now, string(result.Outcome), optionalStatus(result))
-	batch.Queue(sqlEndDelivery, d.id, state, string(result.Outcome), optionalStatus(result), now)
+// snooze puts off an attempt that has not begun. It costs none.
+func (w *Workers) snooze(ctx context.Context, args deliverArgs, wait time.Duration) error {
+	if _, err := w.cfg.Pool.Exec(ctx, sqlSnooze, args.DeliveryID, args.Attempts, w.cfg.Now().Add(wait)); err != nil {
+		return fmt.Errorf("put off %s: %w", args.DeliveryID, err)
+	}
+	return nil
 }
 
-func optionalStatus(result webhook.Result) *int {
-	if result.Status == 0 {
-		return nil
+// notNow deals with an attempt that could not begin: the endpoint takes nothing, or is left alone, or the attempts are
+// used up because the last one died with its process, which must not stay silent for ever.
+func (w *Workers) notNow(ctx context.Context, args deliverArgs) error {
+	d := delivery{id: args.DeliveryID, attempt: args.Attempts}
+	var usedUp, deleted bool
+	var state domain.EndpointState
+	var probeAt *time.Time
+	err := w.cfg.Pool.QueryRow(ctx, sqlWhyNot, args.DeliveryID, args.Attempts, webhook.MaxAttempts).
+		Scan(&d.endpoint, &d.kind, &d.lineage, &d.rotation, &usedUp, &state, &deleted, &probeAt)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil // somebody else's attempt, or done
+	case err != nil:
+		return fmt.Errorf("look at %s: %w", args.DeliveryID, err)
+	case usedUp:
+		return w.giveUp(ctx, &d, webhook.Result{Outcome: outcomeWorkerLost})
+	case deleted || state == "deleted":
+		return w.giveUp(ctx, &d, webhook.Result{Outcome: outcomeDeleted})
+	case state != domain.EndpointActive:
+		_, err := w.cfg.Pool.Exec(ctx, sqlHold, args.DeliveryID, args.Attempts)
+		return err
 	}
-	return &result.Status
+	wait := time.Second
+	if probeAt != nil {
+		wait = max(wait, probeAt.Sub(w.cfg.Now())+rand.N(spreadOf(w.cfg.BreakerPause)+1))
+	}
+	return w.snooze(ctx, args, wait)
 }
 
 // persist repeats a write for a moment, because the answer of a receiver is worth more than a broken connection. If it

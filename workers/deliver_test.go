@@ -65,7 +65,8 @@ func newDeliverBench(t *testing.T, answer func(attempt int) int) *deliverBench {
 	b.createKey(t, receiver.URL)
 	w, err := New(Config{
 		Pool: b.pool, Store: store, Reader: reader, Commands: b.service, Sender: sender, Logger: slog.New(slog.DiscardHandler),
-		Retry: func(attempts int, _ time.Duration) (time.Duration, bool) { return 0, attempts < webhook.MaxAttempts },
+		BreakerPause: time.Millisecond,
+		Retry:        func(attempts int, _ time.Duration) (time.Duration, bool) { return 0, attempts < webhook.MaxAttempts },
 	})
 	if err != nil {
 		t.Fatal(err)

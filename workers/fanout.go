@@ -3,7 +3,6 @@ package workers
 import (
 	"context"
 	"fmt"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -17,53 +16,168 @@ import (
 // fanOutName is the checkpoint of the reader that turns events into deliveries.
 const fanOutName = "webhooks"
 
-const sqlInsertDeliveries = `INSERT INTO webhook_deliveries (id, message_id, endpoint_id, organization_id, project_id,
-		lineage_id, rotation_id, position, type, state, next_attempt_at, created_at)
-	SELECT d.id, d.message, d.endpoint, d.organization, d.project, d.lineage, d.rotation, d.position, $10, 'pending', $9, $11
-	FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::bigint[])
-		AS d(id, message, endpoint, organization, project, lineage, rotation, position)
-	ON CONFLICT (message_id, endpoint_id) DO NOTHING`
+const (
+	sqlInsertDeliveries = `INSERT INTO webhook_deliveries (id, message_id, endpoint_id, organization_id, project_id,
+			lineage_id, rotation_id, type, state, position, next_attempt_at, created_at)
+		SELECT d.id, d.message, d.endpoint, d.organization, d.project, d.lineage, nullif(d.rotation, ''), d.type, d.state, d.position, $11, $12
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[])
+			AS d(id, message, endpoint, organization, project, lineage, rotation, type, state, position)
+		ON CONFLICT (message_id, endpoint_id) DO NOTHING`
+	// Who is sent what: a rotation's own receiver its secret, and the registered endpoints of a project what happens in it.
+	// Those that never proved to be the right ones are sent nothing, and those that take nothing now get it later.
+	sqlReceivers = `SELECT id, '', state FROM webhook_endpoints WHERE id = ANY($1)
+		UNION ALL
+		SELECT id, project_id, state FROM webhook_endpoints WHERE organization_id = ANY($2) AND project_id = ANY($3)
+			AND lineage_id IS NULL AND deleted_at IS NULL AND state <> 'unverified'
+		ORDER BY 2, 1`
+)
 
 // fanOut turns events into deliveries. The rows, their first jobs and the checkpoint commit together, so each event has
-// its deliveries exactly once: the log is the only outbox.
+// its deliveries exactly once: the log is the only outbox. It also carries out what events ask for with deliveries that
+// there are.
 func (w *Workers) fanOut() eventstore.Consumer {
 	return eventstore.Consumer{
-		Name:  fanOutName,
-		Wants: func(r eventstore.Record) bool { _, ok := announced(r); return ok },
+		Name: fanOutName,
+		Wants: func(r eventstore.Record) bool {
+			_, ok := announced(r)
+			return ok || noticeOf(r.Event) != "" || moves(r)
+		},
 		Apply: w.applyFanOut,
 	}
 }
 
 func (w *Workers) applyFanOut(ctx context.Context, tx pgx.Tx, records []eventstore.Record) error {
-	var (
-		columns   [7][]string
-		positions []int64
-		jobs      []river.InsertManyParams
-	)
+	to, err := readReceivers(ctx, tx, records)
+	if err != nil {
+		return err
+	}
 	now := w.cfg.Now()
+	if _, err := keepBodies(ctx, tx, to.told(records), now); err != nil {
+		return err
+	}
+	var rows deliveryRows
 	for _, r := range records {
-		d, ok := announced(r)
-		if !ok {
+		if moves(r) { // of deliveries that may be among the new ones
+			if err := w.insertDeliveries(ctx, tx, &rows, now); err != nil {
+				return err
+			}
+			if err := w.move(ctx, tx, r, now); err != nil {
+				return err
+			}
 			continue
 		}
-		id := ids.New(domain.PrefixDelivery, now)
-		for i, value := range []string{id, messageID(r), string(d.EndpointID), string(r.OrganizationID), string(r.ProjectID),
-			r.StreamID, string(d.RotationID)} {
-			columns[i] = append(columns[i], value)
-		}
-		positions = append(positions, r.Position)
-		jobs = append(jobs, river.InsertManyParams{Args: deliverArgs{DeliveryID: id}})
+		rows.add(r, to, now)
 	}
-	if len(jobs) == 0 {
+	return w.insertDeliveries(ctx, tx, &rows, now)
+}
+
+// receivers are the endpoints that events are told to.
+type receivers struct {
+	state     map[domain.EndpointID]domain.EndpointState
+	ofProject map[domain.ProjectID][]domain.EndpointID
+}
+
+func readReceivers(ctx context.Context, q querier, records []eventstore.Record) (receivers, error) {
+	to := receivers{map[domain.EndpointID]domain.EndpointState{}, map[domain.ProjectID][]domain.EndpointID{}}
+	var own []domain.EndpointID
+	var organizations []domain.OrganizationID
+	var projects []domain.ProjectID
+	for _, r := range records {
+		if d, ok := announced(r); ok {
+			own = append(own, d.EndpointID)
+		}
+		if noticeOf(r.Event) != "" {
+			organizations, projects = append(organizations, r.OrganizationID), append(projects, r.ProjectID)
+		}
+	}
+	if len(own)+len(projects) == 0 {
+		return to, nil
+	}
+	rows, err := q.Query(ctx, sqlReceivers, own, organizations, projects)
+	if err != nil {
+		return to, fmt.Errorf("read endpoints: %w", err)
+	}
+	var id domain.EndpointID
+	var project domain.ProjectID
+	var state domain.EndpointState
+	if _, err := pgx.ForEachRow(rows, []any{&id, &project, &state}, func() error {
+		to.state[id] = state
+		if project != "" {
+			to.ofProject[project] = append(to.ofProject[project], id)
+		}
+		return nil
+	}); err != nil {
+		return to, fmt.Errorf("read endpoints: %w", err)
+	}
+	return to, nil
+}
+
+// told are the records that somebody is told of with a message that has no secret.
+func (to receivers) told(records []eventstore.Record) []eventstore.Record {
+	var out []eventstore.Record
+	for _, r := range records {
+		if noticeOf(r.Event) != "" && len(to.ofProject[r.ProjectID]) > 0 {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+// of lists who is told of an event.
+func (to receivers) of(r eventstore.Record) []domain.EndpointID {
+	if d, ok := announced(r); ok {
+		return []domain.EndpointID{d.EndpointID}
+	}
+	if noticeOf(r.Event) != "" {
+		return to.ofProject[r.ProjectID]
+	}
+	return nil
+}
+
+// deliveryRows are deliveries to be made, column by column, and their first jobs.
+type deliveryRows struct {
+	columns   [9][]string
+	positions []int64
+	jobs      []river.InsertManyParams
+}
+
+func (rows *deliveryRows) add(r eventstore.Record, to receivers, now time.Time) {
+	kind := noticeOf(r.Event)
+	rotation, _ := about(r.Event)
+	if d, ok := announced(r); ok {
+		kind, rotation = webhook.TypeRotationCreated, d.RotationID
+	}
+	for _, endpoint := range to.of(r) {
+		id, state := ids.New(domain.PrefixDelivery, now), "held"
+		if to.state[endpoint] == domain.EndpointActive {
+			state = "pending"
+			rows.jobs = append(rows.jobs, river.InsertManyParams{Args: deliverArgs{DeliveryID: id, EndpointID: string(endpoint)}})
+		}
+		for i, value := range []string{id, domain.MessageID(r.ID), string(endpoint), string(r.OrganizationID), string(r.ProjectID),
+			r.StreamID, string(rotation), kind, state} {
+			rows.columns[i] = append(rows.columns[i], value)
+		}
+		rows.positions = append(rows.positions, r.Position)
+	}
+}
+
+func (w *Workers) insertDeliveries(ctx context.Context, tx pgx.Tx, rows *deliveryRows, now time.Time) error {
+	if len(rows.positions) == 0 {
 		return nil
 	}
-	if _, err := tx.Exec(ctx, sqlInsertDeliveries, columns[0], columns[1], columns[2], columns[3], columns[4], columns[5],
-		columns[6], positions, now.Add(attemptLease), webhook.TypeRotationCreated, now); err != nil {
+	args := make([]any, 0, 12)
+	for _, column := range rows.columns {
+		args = append(args, column)
+	}
+	if _, err := tx.Exec(ctx, sqlInsertDeliveries, append(args, rows.positions, now.Add(handOutLease), now)...); err != nil {
 		return fmt.Errorf("insert deliveries: %w", err)
 	}
-	if _, err := w.client.InsertManyFastTx(ctx, tx, jobs); err != nil {
-		return fmt.Errorf("insert delivery jobs: %w", err)
+	if len(rows.jobs) > 0 {
+		if _, err := w.client.InsertManyFastTx(ctx, tx, rows.jobs); err != nil {
+			return fmt.Errorf("insert delivery jobs: %w", err)
+		}
 	}
+	*rows = deliveryRows{}
 	return nil
 }
 
@@ -76,16 +190,18 @@ func announced(r eventstore.Record) (domain.Rotated, bool) {
 	return d, ok && d.Acknowledged == "" && d.EndpointID != ""
 }
 
-// messageID is the webhook-id of an event's message. It follows from the event, so that every path that tells of it, now
-// or after a rebuild, uses the same.
-func messageID(r eventstore.Record) string {
-	return domain.PrefixMessage + strings.TrimPrefix(string(r.ID), domain.PrefixEvent)
-}
-
-// rotationMessage is the body that tells of a rotation.
-func rotationMessage(lineage string, at time.Time, d domain.Rotated, secret webhook.KeySecret) ([]byte, error) {
-	return webhook.RotationCreated(at, webhook.Rotation{
-		KeyID: string(d.KeyID), PreviousKeyID: string(d.PreviousKeyID), LineageID: lineage,
-		Generation: int64(d.Generation), RotationID: string(d.RotationID), GraceSeconds: d.GraceSeconds,
-	}, secret)
+// rotatedAt returns the event at a position, which began a rotation.
+func (w *Workers) rotatedAt(ctx context.Context, position int64) (domain.Event, domain.Rotated, error) {
+	records, err := w.cfg.Store.Read(ctx, eventstore.Lifecycle, position-1, 1)
+	if err != nil {
+		return domain.Event{}, domain.Rotated{}, err
+	}
+	if len(records) == 0 {
+		return domain.Event{}, domain.Rotated{}, fmt.Errorf("event %d is not in the log", position)
+	}
+	rotated, ok := announced(records[0])
+	if !ok {
+		return domain.Event{}, domain.Rotated{}, fmt.Errorf("event %d tells of no rotation", position)
+	}
+	return records[0].Event, rotated, nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
 	"github.com/rekeyhq/rekey/commands"
@@ -17,56 +18,66 @@ import (
 // WebhooksStream is the JetStream stream of signed webhooks.
 const WebhooksStream = "REKEY_WEBHOOKS"
 
-// WebhooksFeed publishes every webhook a second time over NATS, under the same id and signed with the same secret, but
-// with the new key's secret left out: many may read a stream, and it is kept. The signature is over this body.
-func WebhooksFeed(service *commands.Service, now func() time.Time) Feed {
+// WebhooksFeed publishes every webhook a second time over NATS, under the same id and signed by the same endpoints. Many
+// may read a stream, and it is kept: a new secret is in it only if it is sealed to its receiver, and then the bytes are
+// those that the receiver gets over HTTP. Else it is left out, and the signature is over the body without it.
+func WebhooksFeed(pool *pgxpool.Pool, service *commands.Service, now func() time.Time) Feed {
 	stream := streamConfig(WebhooksStream, "rekey.webhooks.>")
-	stream.Description = "every webhook of rekey, without secrets"
-	return Feed{
-		Name:   "relay.webhooks",
-		Stream: stream,
-		Messages: func(ctx context.Context, records []eventstore.Record) ([]*nats.Msg, error) {
-			return webhookMessages(ctx, service, now(), records)
-		},
-	}
+	stream.Description = "every webhook of rekey, without readable secrets"
+	feed := &webhooksFeed{pool, service, now}
+	return Feed{Name: "relay.webhooks", Stream: stream, Messages: feed.messages}
 }
 
-func webhookMessages(ctx context.Context, service *commands.Service, now time.Time, records []eventstore.Record) ([]*nats.Msg, error) {
+type webhooksFeed struct {
+	pool    *pgxpool.Pool
+	service *commands.Service
+	now     func() time.Time
+}
+
+func (f *webhooksFeed) messages(ctx context.Context, records []eventstore.Record) ([]*nats.Msg, error) {
+	messages := make([]*nats.Msg, len(records))
+	to, err := readReceivers(ctx, f.pool, records)
+	if err != nil {
+		return nil, err
+	}
 	var endpoints []domain.EndpointID
 	for _, r := range records {
-		if d, ok := announced(r); ok {
-			endpoints = append(endpoints, d.EndpointID)
-		}
+		endpoints = append(endpoints, to.of(r)...)
 	}
-	messages := make([]*nats.Msg, len(records))
 	if len(endpoints) == 0 {
 		return messages, nil
 	}
-	secrets, err := service.SigningSecrets(ctx, endpoints)
+	keys, err := f.service.SigningKeys(ctx, endpoints)
+	if err != nil {
+		return nil, err
+	}
+	bodies, err := keepBodies(ctx, f.pool, to.told(records), f.now())
 	if err != nil {
 		return nil, err
 	}
 	for i, r := range records {
-		d, ok := announced(r)
-		secret := secrets[d.EndpointID]
-		if !ok || secret.IsZero() { // an endpoint that is gone can vouch for nothing
+		var signing []webhook.Secret
+		for _, endpoint := range to.of(r) {
+			signing = append(signing, keys[endpoint]...)
+		}
+		if len(signing) == 0 { // endpoints that are gone can vouch for nothing
 			continue
 		}
-		if messages[i], err = webhookMessage(r, d, now, secret); err != nil {
+		if messages[i], err = f.message(ctx, r, bodies, signing); err != nil {
 			return nil, err
 		}
 	}
 	return messages, nil
 }
 
-func webhookMessage(r eventstore.Record, d domain.Rotated, now time.Time, secret webhook.Secret) (*nats.Msg, error) {
-	body, err := rotationMessage(r.StreamID, r.OccurredAt, d, webhook.OmittedSecret())
-	if err != nil {
+func (f *webhooksFeed) message(ctx context.Context, r eventstore.Record, bodies map[string][]byte, signing []webhook.Secret) (*nats.Msg, error) {
+	id := domain.MessageID(r.ID)
+	body, err := f.body(ctx, r, bodies[id])
+	if err != nil || body == nil {
 		return nil, err
 	}
-	id := messageID(r)
 	message := nats.NewMsg(fmt.Sprintf("rekey.webhooks.%s.%s", r.OrganizationID, r.ProjectID))
-	for name, values := range webhook.Headers(id, now, body, secret) {
+	for name, values := range webhook.Headers(id, f.now(), body, signing...) {
 		for _, value := range values {
 			// Lower case, as Standard Webhooks writes them: NATS headers are not folded as those of HTTP are.
 			message.Header.Add(strings.ToLower(name), value)
@@ -75,4 +86,17 @@ func webhookMessage(r eventstore.Record, d domain.Rotated, now time.Time, secret
 	message.Header.Set(nats.MsgIdHdr, id)
 	message.Data = body
 	return message, nil
+}
+
+// body is the kept one, and of a new secret the message as it was sealed, while that still waits, or one without it.
+func (f *webhooksFeed) body(ctx context.Context, r eventstore.Record, kept []byte) ([]byte, error) {
+	d, ok := announced(r)
+	if !ok {
+		return kept, nil
+	}
+	sealed, err := f.service.SealedMessage(ctx, d.RotationID)
+	if err != nil || sealed != nil {
+		return sealed, err
+	}
+	return webhook.RotationCreated(r.OccurredAt, commands.RotationFacts(r.Event, d), webhook.OmittedSecret())
 }

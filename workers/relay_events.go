@@ -119,11 +119,27 @@ func keyOf(payload domain.Payload) domain.KeyID {
 		return p.KeyID
 	case domain.RotationStalled:
 		return p.KeyID
+	case domain.RotationRedelivered:
+		return p.KeyID
+	case domain.RotationTimedOut:
+		return p.KeyID
+	case domain.RotationRolledBack:
+		return p.KeyID
+	case domain.RotationDeferred:
+		return p.KeyID
+	case domain.RotationBlocked:
+		return p.KeyID
+	case domain.GraceChanged:
+		return p.KeyID
 	case domain.GraceExpired:
 		return p.KeyID
 	case domain.Revoked:
 		return p.KeyID
 	case domain.LeakReported:
+		return p.KeyID
+	case domain.KeyExpiring:
+		return p.KeyID
+	case domain.UsedInGrace:
 		return p.KeyID
 	}
 	return ""

@@ -107,7 +107,7 @@ const (
 	sqlClaimDeliveries = `UPDATE webhook_deliveries d SET next_attempt_at = $2
 		FROM (SELECT id FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= $1
 		      ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED) due
-		WHERE d.id = due.id RETURNING d.id, d.attempts`
+		WHERE d.id = due.id RETURNING d.id, d.attempts, d.endpoint_id`
 )
 
 // sweepDeliveries hands out the attempts whose time has come; the claim and the jobs commit together.
@@ -116,13 +116,13 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 		now := w.cfg.Now()
 		claimed := 0
 		err := pgx.BeginFunc(ctx, w.cfg.Pool, func(tx pgx.Tx) error {
-			rows, err := tx.Query(ctx, sqlClaimDeliveries, now, now.Add(attemptLease), sweepBatch)
+			rows, err := tx.Query(ctx, sqlClaimDeliveries, now, now.Add(handOutLease), sweepBatch)
 			if err != nil {
 				return err
 			}
 			jobs, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (river.InsertManyParams, error) {
 				var args deliverArgs
-				err := row.Scan(&args.DeliveryID, &args.Attempts)
+				err := row.Scan(&args.DeliveryID, &args.Attempts, &args.EndpointID)
 				return river.InsertManyParams{Args: args}, err
 			})
 			if claimed = len(jobs); err != nil || claimed == 0 {
@@ -138,30 +138,4 @@ func (w *Workers) sweepDeliveries(ctx context.Context) error {
 			return nil
 		}
 	}
-}
-
-// maintainArgs asks for the upkeep of the tables.
-type maintainArgs struct{}
-
-// Kind names the job.
-func (maintainArgs) Kind() string { return "maintain" }
-
-type maintainWorker struct {
-	river.WorkerDefaults[maintainArgs]
-	w *Workers
-}
-
-// maintainEvery is how often partitions are looked after; three are always ahead, so that is soon enough.
-const maintainEvery = time.Minute
-
-// Work makes partitions ahead of the log, and removes answers that have run out.
-func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) error {
-	var made int
-	if err := m.w.cfg.Pool.QueryRow(ctx, "SELECT ensure_partitions()").Scan(&made); err != nil {
-		return fmt.Errorf("make partitions ahead: %w", err)
-	}
-	if made > 0 {
-		m.w.cfg.Logger.Info("partitions made ahead", "count", made)
-	}
-	return m.w.cfg.Commands.ForgetAnswers(ctx, m.w.cfg.Now())
 }

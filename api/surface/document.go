@@ -82,15 +82,20 @@ func finish(document *huma.OpenAPI) {
 // against what requests are really made of.
 func openAnswers(schemas map[string]*huma.Schema) {
 	for name, schema := range schemas {
-		if strings.HasSuffix(name, requestSuffix) {
-			continue
+		allowNull(schema)
+		if !strings.HasSuffix(name, requestSuffix) {
+			schema.AdditionalProperties = nil
 		}
-		schema.AdditionalProperties = nil
-		for _, property := range schema.Properties {
-			if property.Nullable && property.Enum != nil {
-				property.Enum = append(property.Enum, nil)
-			}
+	}
+}
+
+// allowNull adds null to the lists of what nullable fields may be, also of objects within. Schemas may share those.
+func allowNull(schema *huma.Schema) {
+	for _, property := range schema.Properties {
+		if property.Nullable && property.Enum != nil && !slices.Contains(property.Enum, nil) {
+			property.Enum = append(property.Enum, nil)
 		}
+		allowNull(property)
 	}
 }
 

@@ -17,6 +17,7 @@ func TestEnvelopesHaveACodeForEveryRefusal(t *testing.T) {
 		domain.CodeUnauthenticated: "UNAUTHORIZED", domain.CodeInsufficientScope: "FORBIDDEN", domain.CodeEscalation: "FORBIDDEN",
 		domain.CodeSurfaceDisabled: "FORBIDDEN", domain.CodeNotFound: "NOT_FOUND", domain.CodeValidation: "VALIDATION_ERROR",
 		domain.CodeInvalidRequest: "BAD_REQUEST", domain.CodeVersionConflict: "CONFLICT", domain.CodeProjectNotEmpty: "CONFLICT",
+		domain.CodeEndpointState: "CONFLICT", domain.CodeEndpointInUse: "CONFLICT",
 		domain.CodePrecondition: "PRECONDITION_FAILED", domain.CodeMethodNotAllowed: "METHOD_NOT_ALLOWED",
 		domain.CodeTooLarge: "PAYLOAD_TOO_LARGE", domain.CodeUnsupportedMedia: "UNSUPPORTED_MEDIA_TYPE",
 		domain.CodeUnavailable: "UNAVAILABLE", domain.CodeInternal: "INTERNAL",

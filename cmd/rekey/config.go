@@ -34,7 +34,9 @@ type Config struct {
 	RootKey     domain.Secret
 	MasterKey   []byte // nil in dev: kept in the data directory
 	// WebhookAllow lists networks that webhooks may reach beside the public internet.
-	WebhookAllow        []netip.Prefix
+	WebhookAllow []netip.Prefix
+	// PublicURL is where receivers reach the API; empty: where it listens.
+	PublicURL           string
 	MinRotationInterval time.Duration
 	// TrustedProxies lists networks of proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
@@ -65,6 +67,7 @@ var settings = []setting{
 	{"REKEY_ROOT_KEY", "", "first start: the root key to install; unset: made and printed once"},
 	{"REKEY_MASTER_KEY", "", "base64 of 32 bytes that seals what waits; dev: made in the data directory"},
 	{"REKEY_WEBHOOK_ALLOW", "", "networks (CIDRs, comma-separated) that webhooks may reach beside the public internet; dev: loopback"},
+	{"REKEY_PUBLIC_URL", "", "where receivers of webhooks reach the API to fetch secrets, such as https://rekey.example.com; unset: http and where the API listens"},
 	{"REKEY_TRUSTED_PROXIES", "", "networks (CIDRs, comma-separated) of proxies whose X-Forwarded-For says where a request came from"},
 	{"REKEY_MIN_ROTATION_INTERVAL", "", "shortest rotation interval; 1h, dev: 1s"},
 	{"REKEY_GITHUB_SECRET_SCANNING_KEYS", "", "file with GitHub's public keys for secret scanning; unset: no batches of leaks are taken"},
@@ -85,7 +88,7 @@ func configFromEnv(dev bool, roles []string) (Config, error) {
 		Dev: dev, Roles: roles, Addr: env["REKEY_ADDR"], MetricsAddr: env["REKEY_METRICS_ADDR"], DataDir: env["REKEY_DATA_DIR"],
 		DatabaseURL: env["REKEY_DATABASE_URL"], NATSURL: env["REKEY_NATS_URL"], NATSAddr: env["REKEY_NATS_ADDR"], Out: os.Stdout,
 	}
-	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readProxies(env),
+	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readPublicURL(env["REKEY_PUBLIC_URL"]), c.readProxies(env),
 		c.readInterval(env), c.readGitHubKeys(env["REKEY_GITHUB_SECRET_SCANNING_KEYS"]), c.validate())
 }
 
@@ -111,6 +114,18 @@ func (c *Config) checkURLs() error {
 		}
 	}
 	return errors.Join(wrong...)
+}
+
+func (c *Config) readPublicURL(raw string) error {
+	if raw == "" {
+		return nil
+	}
+	u, err := url.Parse(raw)
+	if err != nil || u.Scheme != "https" && u.Scheme != "http" || u.Host == "" || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return errors.New("REKEY_PUBLIC_URL cannot be used; write it like https://rekey.example.com, without a query")
+	}
+	c.PublicURL = strings.TrimSuffix(raw, "/")
+	return nil
 }
 
 func (c *Config) readKeys(env map[string]string) error {

@@ -12,6 +12,7 @@ import (
 	"os/signal"
 	"runtime/debug"
 	"syscall"
+	_ "time/tzdata" // the zones of rotation windows, on machines that have none
 )
 
 // version is set by the build: -ldflags "-X main.version=v1.2.3".

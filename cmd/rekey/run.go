@@ -43,11 +43,13 @@ type process struct {
 	reader   *projections.Reader
 	verifier *projections.Verifier
 	usage    *projections.Usage
-	commands *commands.Service
-	sender   *webhook.Sender
-	workers  *workers.Workers
-	relay    *workers.Relay
-	rootKey  domain.Secret // set if it was made by this start
+	// graceUses counts who still uses keys that end soon.
+	graceUses *projections.GraceUses
+	commands  *commands.Service
+	sender    *webhook.Sender
+	workers   *workers.Workers
+	relay     *workers.Relay
+	rootKey   domain.Secret // set if it was made by this start
 }
 
 // run builds a process, says that it is ready, serves until ctx ends or a part fails, and takes everything down again.
@@ -196,12 +198,14 @@ func (p *process) buildCore(ctx context.Context) error {
 	p.verifier = projections.NewVerifier(p.reader, time.Now)
 	p.usage = projections.NewUsage(projections.UsageConfig{Pool: p.pools.background, Logger: p.cfg.Logger})
 	p.reader.ShowUsage(p.usage)
-	p.commands = commands.New(commands.Config{
-		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL,
-		Limits: domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval},
-	})
+	p.graceUses = projections.NewGraceUses(p.pools.background, p.cfg.Logger)
 	p.sender = webhook.NewSender(webhook.SenderConfig{Guard: guard, Version: version})
 	p.down = append(p.down, p.sender.Close)
+	p.commands = commands.New(commands.Config{
+		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL, Sender: p.sender,
+		PublicURL: p.publicURL(),
+		Limits:    domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval},
+	})
 	if p.workers, err = workers.New(workers.Config{
 		Pool: p.pools.background, Store: p.store, Reader: p.reader, Commands: p.commands, Sender: p.sender, Logger: p.cfg.Logger,
 	}); err != nil {
@@ -209,7 +213,7 @@ func (p *process) buildCore(ctx context.Context) error {
 	}
 	p.relay = workers.NewRelay(workers.RelayConfig{
 		Store: p.store, Connect: p.connectNATS, Logger: p.cfg.Logger,
-		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.commands, time.Now)},
+		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.pools.background, p.commands, time.Now)},
 	})
 	if p.local != nil && p.local.nats != nil {
 		p.local.nats.SetAuthorize(p.authorizeSubscriber)
@@ -231,7 +235,7 @@ func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedd
 	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) || key.Caller().LimitedToProjects() {
 		return embedded.Grant{}, false
 	}
-	p.usage.Used(key, "", time.Now()) // a key that only ever listens is in use too
+	p.used(key, "", time.Now()) // a key that only ever listens is in use too
 	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
 }
 
@@ -271,6 +275,7 @@ func (p *process) startUsage(ctx context.Context) (stop func()) {
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var done sync.WaitGroup
 	done.Go(func() { p.usage.Run(ctx) })
+	done.Go(func() { p.graceUses.Run(ctx) })
 	return func() { cancel(); done.Wait() }
 }
 
@@ -296,8 +301,25 @@ func (p *process) handler() http.Handler {
 	return api.New(api.Config{
 		Commands: p.commands, Reader: p.reader, Verifier: p.verifier, Logger: p.cfg.Logger, Version: version,
 		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request, GitHub: p.cfg.GitHub,
-		Usage: p.usage.Used, ClientIP: p.clientIP,
+		Usage: p.used, ClientIP: p.clientIP,
 	})
+}
+
+// used is told of every use of a key.
+func (p *process) used(key *projections.Key, address string, at time.Time) {
+	p.usage.Used(key, address, at)
+	p.graceUses.Used(key, address, at)
+}
+
+// publicURL is where receivers reach the API. A process that does not listen takes the address of one beside it.
+func (p *process) publicURL() string {
+	switch {
+	case p.cfg.PublicURL != "":
+		return p.cfg.PublicURL
+	case p.api != nil:
+		return "http://" + p.api.Addr().String()
+	}
+	return "http://" + p.cfg.Addr
 }
 
 // clientIP says where a request came from; empty if that is no address.

@@ -1,0 +1,19 @@
+package commands
+
+import (
+	"context"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/domain"
+)
+
+// NoteGraceUse records that a client still uses a key in grace; attach commits with it. It reports whether there was
+// anything to tell: not once the grace is over.
+func (s *Service) NoteGraceUse(ctx context.Context, lineage domain.LineageID, use domain.GraceUse, attach func(*pgx.Batch, []domain.Event) error) (bool, error) {
+	records, err := s.onLineage(ctx, System(domain.ActorSweep), lineage, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+		return l.NoteGraceUse(use, now), nil
+	}, attach)
+	return len(records) > 0, err
+}

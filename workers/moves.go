@@ -1,0 +1,82 @@
+package workers
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
+)
+
+// Deliveries that there are move when an event says so: they are held while their endpoint takes nothing, released when it
+// does again, and made again when somebody asks for that.
+
+const (
+	// One that is locked is being worked on, and finds by itself that its endpoint takes nothing.
+	sqlHoldAll = `UPDATE webhook_deliveries d SET state = 'held' FROM (
+			SELECT id FROM webhook_deliveries WHERE endpoint_id = $1 AND state = 'pending' FOR UPDATE SKIP LOCKED) waiting
+		WHERE d.id = waiting.id`
+	// In their order, with new budgets. The sweep hands them out.
+	sqlReleaseAll = `UPDATE webhook_deliveries d SET state = 'pending', attempts_before = d.attempts,
+			next_attempt_at = $2::timestamptz + held.n * interval '1 millisecond'
+		FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM webhook_deliveries WHERE endpoint_id = $1 AND state = 'held') held
+		WHERE d.id = held.id AND d.state = 'held'`
+	sqlRedeliverRotation = `UPDATE webhook_deliveries SET state = 'pending', attempts_before = attempts, next_attempt_at = $2,
+			trigger = 'manual', actor = $3, finished_at = NULL
+		WHERE rotation_id = $1 AND type = 'key.rotation.created' AND state <> 'cancelled'`
+	sqlRedeliverOne = `UPDATE webhook_deliveries SET state = 'pending', attempts_before = attempts, next_attempt_at = $3,
+			trigger = 'manual', actor = $4, finished_at = NULL
+		WHERE endpoint_id = $1 AND id = $2 AND type <> 'key.rotation.created' AND state <> 'cancelled'`
+	sqlRedeliverSpan = `UPDATE webhook_deliveries d SET state = 'pending', attempts_before = d.attempts, trigger = 'replay', actor = $6, finished_at = NULL,
+			next_attempt_at = $5::timestamptz + again.n * interval '1 millisecond'
+		FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM webhook_deliveries
+		      WHERE endpoint_id = $1 AND id >= $2 AND id < $3 AND type <> 'key.rotation.created'
+				AND (state IN ('failed', 'held') OR $4 AND state = 'delivered')) again
+		WHERE d.id = again.id`
+)
+
+// moves reports whether an event moves deliveries that there are.
+func moves(r eventstore.Record) bool {
+	switch r.Data.(type) {
+	case domain.EndpointStateChanged, domain.EndpointVerified, domain.RotationRedelivered, domain.RedeliveryRequested:
+		return true
+	}
+	return false
+}
+
+// move carries out what an event says of deliveries that there are.
+func (w *Workers) move(ctx context.Context, tx pgx.Tx, r eventstore.Record, now time.Time) error {
+	var err error
+	switch d := r.Data.(type) {
+	case domain.EndpointStateChanged:
+		if d.State == domain.EndpointActive {
+			_, err = tx.Exec(ctx, sqlReleaseAll, r.StreamID, now)
+		} else {
+			_, err = tx.Exec(ctx, sqlHoldAll, r.StreamID)
+		}
+	case domain.EndpointVerified:
+		_, err = tx.Exec(ctx, sqlReleaseAll, r.StreamID, now)
+	case domain.RotationRedelivered:
+		_, err = tx.Exec(ctx, sqlRedeliverRotation, d.RotationID, now, r.Actor)
+	case domain.RedeliveryRequested:
+		if d.DeliveryID != "" {
+			_, err = tx.Exec(ctx, sqlRedeliverOne, r.StreamID, d.DeliveryID, now, r.Actor)
+		} else {
+			_, err = tx.Exec(ctx, sqlRedeliverSpan, r.StreamID, domain.LowestID(domain.PrefixDelivery, *d.From),
+				domain.LowestID(domain.PrefixDelivery, *d.To), d.Delivered, now, r.Actor)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("move deliveries for event %s: %w", r.ID, err)
+	}
+	return nil
+}
+
+// onBehalfOf is the delivery's own work on something of the organization that an event is of.
+func (w *Workers) onBehalfOf(e domain.Event) commands.By {
+	return commands.By{Caller: domain.Caller{OrganizationID: e.OrganizationID}, Actor: domain.ActorDeliver}
+}
