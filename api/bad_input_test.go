@@ -224,6 +224,10 @@ func queryRefusals() []refusal {
 			out = append(out, get(list+" with the cursor "+name, path+query, 422, domain.CodeValidation, "cursor"))
 		}
 	}
+	for name, query := range map[string]string{"a broken escape": "%", "half an escape": "limit=1&cursor=%2", "a semicolon": "limit=1;cursor=x", "no hex": "after=%zz"} {
+		out = append(out, get("a list with "+name+" in the query", "/v1/projects?"+query, 400, domain.CodeInvalidRequest, ""),
+			get("events with "+name+" in the query", "/v1/events?"+query, 400, domain.CodeInvalidRequest, ""))
+	}
 	return append(out,
 		get("keys of no project", "/v1/api-keys", 422, domain.CodeValidation, "project_id"),
 		get("keys of an unknown project", "/v1/api-keys?project_id="+unknown("proj"), 404, domain.CodeNotFound, ""),

@@ -26,7 +26,7 @@ type DeliveryBody struct {
 	EndpointID     domain.EndpointID      `json:"endpoint_id" example:"ep_01jz8q0v6me5et8b3k2c9d4x7a"`
 	OrganizationID domain.OrganizationID  `json:"organization_id" example:"org_01jz8q0v6me5et8b3k2c9d4x7a"`
 	ProjectID      domain.ProjectID       `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-	LineageID      domain.LineageID       `json:"lineage_id" example:"lin_01jz8q0v6me5et8b3k2c9d4x7a"`
+	LineageID      *domain.LineageID      `json:"lineage_id" example:"lin_01jz8q0v6me5et8b3k2c9d4x7a" doc:"null: it tells of no key"`
 	RotationID     *domain.RotationID     `json:"rotation_id" example:"rot_01jz8q0v6me5et8b3k2c9d4x7a" doc:"null: it tells of none"`
 	State          string                 `json:"state" enum:"pending,held,delivered,failed,cancelled" doc:"pending: attempts go on. held: its endpoint takes nothing now. cancelled: nobody waits for it any more"`
 	Attempts       int                    `json:"attempts" doc:"Made so far, the one under way included"`
@@ -59,7 +59,7 @@ type AttemptBody struct {
 func bodyOfDelivery(d *projections.Delivery) DeliveryBody {
 	b := DeliveryBody{
 		ID: d.ID, WebhookID: d.MessageID, Type: d.Type, EndpointID: d.EndpointID, OrganizationID: d.OrganizationID, ProjectID: d.ProjectID,
-		LineageID: d.LineageID, RotationID: orNull(d.RotationID), State: d.State, Attempts: d.Attempts, LastOutcome: orNull(d.LastOutcome),
+		LineageID: orNull(d.LineageID), RotationID: orNull(d.RotationID), State: d.State, Attempts: d.Attempts, LastOutcome: orNull(d.LastOutcome),
 		LastStatus: d.LastStatus, CreatedAt: d.CreatedAt, FinishedAt: d.FinishedAt,
 	}
 	if d.State == "pending" {

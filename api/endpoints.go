@@ -14,7 +14,8 @@ import (
 // TargetBody is where secrets go and how. It is exported because huma and encoding/json show the fields of an embedded
 // struct only then.
 type TargetBody struct {
-	URL                 string            `json:"url" example:"https://hooks.example.com/rekey"`
+	URL                 *string           `json:"url" example:"https://hooks.example.com/rekey" doc:"null in lists: an address may hold what only its owner should know"`
+	Host                string            `json:"host" example:"hooks.example.com" doc:"Of the address, with its port if it names one"`
 	SecretMode          domain.SecretMode `json:"secret_mode" enum:"plain,sealed,claim" doc:"plain: in the signed body. sealed: encrypted to the receiver's public key. claim: fetched once, at an address in the body"`
 	ReceiverPublicKey   *string           `json:"receiver_public_key" example:"hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo=" doc:"What secrets are sealed to: X25519, in base64"`
 	ReceiverPublicKeyID *string           `json:"receiver_public_key_id" example:"1f2e3d4c5b6a7988" doc:"Names it in messages"`
@@ -29,6 +30,7 @@ type EndpointBody struct {
 	TargetBody
 	Proposed                     surface.Nullable[TargetBody] `json:"proposed" doc:"What takes the place of the target once the receiver has answered a challenge there; null: nothing"`
 	AckLevel                     domain.AckLevel              `json:"ack_level" enum:"accepted,proof,first_use" doc:"What counts as the secret's arrival. accepted: a 2xx answer. proof: one that shows that the secret can be read. first_use: that it was used"`
+	EventTypes                   []domain.MessageType         `json:"event_types" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null: everything. New secrets of its keys always go there"`
 	State                        domain.EndpointState         `json:"state" enum:"unverified,active,paused,disabled" doc:"Webhooks are sent to an active endpoint and held for others. While it is unverified or disabled, no rotation begins"`
 	StateReason                  *string                      `json:"state_reason" doc:"Why it was paused or disabled"`
 	SigningPublicKey             *string                      `json:"signing_public_key" example:"whpk_..." doc:"Verifies signatures of version v1a; null: there are none"`
@@ -39,7 +41,7 @@ type EndpointBody struct {
 }
 
 func bodyOfTarget(t domain.Target) TargetBody {
-	b := TargetBody{URL: t.URL, SecretMode: t.SecretMode}
+	b := TargetBody{URL: &t.URL, Host: hostOf(t.URL), SecretMode: t.SecretMode}
 	if key := t.ReceiverKey; key != nil {
 		b.ReceiverPublicKey, b.ReceiverPublicKeyID = &key.PublicKey, &key.ID
 	}
@@ -50,7 +52,7 @@ func bodyOfTarget(t domain.Target) TargetBody {
 func bodyOfEndpoint(e *projections.Endpoint, now time.Time) EndpointBody {
 	b := EndpointBody{
 		ID: e.ID, OrganizationID: e.OrganizationID, ProjectID: e.ProjectID, LineageID: orNull(e.LineageID),
-		TargetBody: bodyOfTarget(e.Target), AckLevel: e.AckLevel, State: e.State, StateReason: orNull(e.Reason),
+		TargetBody: bodyOfTarget(e.Target), AckLevel: e.AckLevel, EventTypes: e.EventTypes, State: e.State, StateReason: orNull(e.Reason),
 		SigningPublicKey: orNull(e.SigningPublicKey), VerifiedAt: e.VerifiedAt, CreatedAt: e.CreatedAt, UpdatedAt: e.UpdatedAt,
 	}
 	if e.Proposed != nil {
@@ -61,6 +63,26 @@ func bodyOfEndpoint(e *projections.Endpoint, now time.Time) EndpointBody {
 		b.PreviousSigningSecretsExpire = end
 	}
 	return b
+}
+
+// listed is an endpoint without its full addresses, as lists show it: many may read a list who have no business with the
+// paths and queries of receivers.
+func (b EndpointBody) listed() EndpointBody {
+	b.URL = nil
+	if b.Proposed.Value != nil {
+		proposed := *b.Proposed.Value
+		proposed.URL = nil
+		b.Proposed.Value = &proposed
+	}
+	return b
+}
+
+func hostOf(address string) string {
+	u, err := url.Parse(address)
+	if err != nil {
+		return ""
+	}
+	return u.Host
 }
 
 // orNull is nil for nothing, which JSON shows as null.
@@ -118,7 +140,7 @@ func (s *server) listEndpoints(ctx context.Context, in *listEndpointsInput) (*en
 	found, out.Link = surface.Cut(in.PageInput, "/v1/webhook-endpoints", found,
 		func(e *projections.Endpoint) string { return string(e.ID) }, url.Values{"project_id": {string(in.ProjectID)}})
 	for _, e := range found {
-		out.Body = append(out.Body, bodyOfEndpoint(e, s.Now()))
+		out.Body = append(out.Body, bodyOfEndpoint(e, s.Now()).listed())
 	}
 	return out, nil
 }
@@ -129,11 +151,12 @@ func (s *server) getEndpoint(ctx context.Context, in *EndpointPath) (*endpointOu
 
 type registerEndpointInput struct {
 	Body struct {
-		ProjectID         domain.ProjectID   `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-		URL               string             `json:"url" example:"https://hooks.example.com/rekey" doc:"Of the receiver: https, a public host"`
-		SecretMode        *domain.SecretMode `json:"secret_mode,omitempty" nullable:"true" enum:"plain,sealed,claim" doc:"Default plain; sealed needs receiver_public_key"`
-		AckLevel          *domain.AckLevel   `json:"ack_level,omitempty" nullable:"true" enum:"accepted,proof,first_use" doc:"Default accepted"`
-		ReceiverPublicKey *string            `json:"receiver_public_key,omitempty" nullable:"true" doc:"The receiver's X25519 public key: 32 bytes in base64"`
+		ProjectID         domain.ProjectID     `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		URL               string               `json:"url" example:"https://hooks.example.com/rekey" doc:"Of the receiver: https, a public host"`
+		SecretMode        *domain.SecretMode   `json:"secret_mode,omitempty" nullable:"true" enum:"plain,sealed,claim" doc:"Default plain; sealed needs receiver_public_key"`
+		AckLevel          *domain.AckLevel     `json:"ack_level,omitempty" nullable:"true" enum:"accepted,proof,first_use" doc:"Default accepted"`
+		ReceiverPublicKey *string              `json:"receiver_public_key,omitempty" nullable:"true" doc:"The receiver's X25519 public key: 32 bytes in base64"`
+		EventTypes        []domain.MessageType `json:"event_types,omitempty" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null or left out: everything. New secrets of its keys always go there"`
 	}
 }
 
@@ -152,6 +175,7 @@ func (s *server) registerEndpoint(ctx context.Context, in *registerEndpointInput
 	made, err := s.Commands.RegisterEndpoint(ctx, surface.Keeping(ctx, s.shownRegistered), commands.RegisterEndpoint{
 		ProjectID: in.Body.ProjectID, URL: in.Body.URL, SecretMode: surface.OrZero(in.Body.SecretMode),
 		AckLevel: surface.OrZero(in.Body.AckLevel), ReceiverPublicKey: surface.OrZero(in.Body.ReceiverPublicKey),
+		EventTypes: in.Body.EventTypes,
 	})
 	if err != nil {
 		return nil, err
@@ -169,10 +193,11 @@ type updateEndpointInput struct {
 	EndpointPath
 	surface.IfMatch
 	Body struct {
-		URL               surface.Optional[string]            `json:"url,omitempty" nullable:"false" doc:"Takes the place of the one in use once the receiver has answered a challenge there"`
-		SecretMode        surface.Optional[domain.SecretMode] `json:"secret_mode,omitempty" nullable:"false" enum:"plain,sealed,claim" doc:"sealed needs receiver_public_key"`
-		AckLevel          surface.Optional[domain.AckLevel]   `json:"ack_level,omitempty" nullable:"false" enum:"accepted,proof,first_use" doc:"What counts as the arrival of a secret"`
-		ReceiverPublicKey surface.Optional[string]            `json:"receiver_public_key,omitempty" doc:"As url; null: none"`
+		URL               surface.Optional[string]               `json:"url,omitempty" nullable:"false" doc:"Takes the place of the one in use once the receiver has answered a challenge there"`
+		SecretMode        surface.Optional[domain.SecretMode]    `json:"secret_mode,omitempty" nullable:"false" enum:"plain,sealed,claim" doc:"sealed needs receiver_public_key"`
+		AckLevel          surface.Optional[domain.AckLevel]      `json:"ack_level,omitempty" nullable:"false" enum:"accepted,proof,first_use" doc:"What counts as the arrival of a secret"`
+		ReceiverPublicKey surface.Optional[string]               `json:"receiver_public_key,omitempty" doc:"As url; null: none"`
+		EventTypes        surface.Optional[[]domain.MessageType] `json:"event_types,omitempty" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null: everything"`
 	}
 }
 
@@ -188,7 +213,7 @@ func (s *server) updateEndpoint(ctx context.Context, in *updateEndpointInput) (*
 	}
 	return s.shownEndpoint(s.Commands.UpdateEndpoint(ctx, by, commands.UpdateEndpoint{
 		ID: in.ID, URL: in.Body.URL.Change(), SecretMode: in.Body.SecretMode.Change(), AckLevel: in.Body.AckLevel.Change(),
-		ReceiverPublicKey: in.Body.ReceiverPublicKey.Change(),
+		ReceiverPublicKey: in.Body.ReceiverPublicKey.Change(), EventTypes: in.Body.EventTypes.Change(),
 	}))
 }
 

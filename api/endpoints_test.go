@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"context"
+	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -144,4 +145,63 @@ func TestEndpointScopes(t *testing.T) {
 	b.root.newKeyIn(b.tenant.Key.ProjectID, fields{"webhook_endpoint_id": made.text("id")})
 	writer.call("PATCH", path, fields{"url": "https://evil.example.com/"}).refused(403, domain.CodeEscalation)
 	writer.call("POST", path+"/disable", fields{"reason": "leaking"}).wants(200)
+}
+
+// R-22: lists show where endpoints are, and not the whole address; the endpoint itself does. One that a key's own address
+// was is not listed any more once no live key uses it.
+func TestEndpointListsShowHosts(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	project := b.tenant.Key.ProjectID
+	made := b.root.call("POST", "/v1/webhook-endpoints", fields{"project_id": project, "url": "https://hooks.example.com:8443/canary?token=canary"}).wants(201)
+	own := b.root.newKeyIn(project, fields{"rotation_webhook_url": "https://own.example.com/canary", "rotation_interval_days": 30})
+	list := b.root.call("GET", "/v1/webhook-endpoints", nil).wants(200)
+	text := string(list.body)
+	if strings.Contains(text, "canary") || !strings.Contains(text, `"host":"hooks.example.com:8443"`) || !strings.Contains(text, `"host":"own.example.com"`) {
+		t.Errorf("the list is %s", text)
+	}
+	one := b.root.call("GET", "/v1/webhook-endpoints/"+made.text("id"), nil).wants(200)
+	if one.text("url") != "https://hooks.example.com:8443/canary?token=canary" {
+		t.Errorf("the endpoint is %s", one.body)
+	}
+	b.root.call("PATCH", "/v1/webhook-endpoints/"+made.text("id"), fields{"event_types": []string{"key.revoked"}}).wants(200)
+	b.root.call("PATCH", "/v1/webhook-endpoints/"+made.text("id"), fields{"event_types": []string{}}).refused(422, domain.CodeValidation)
+	b.root.call("PATCH", "/v1/webhook-endpoints/"+made.text("id"), fields{"event_types": []string{"key.exploded"}}).refused(422, domain.CodeValidation)
+	b.root.call("DELETE", "/v1/api-keys/"+own.text("id"), nil).wants(204)
+	if text := string(b.root.call("GET", "/v1/webhook-endpoints", nil).wants(200).body); strings.Contains(text, "own.example.com") || !strings.Contains(text, "hooks.example.com") {
+		t.Errorf("after its key has ended the list is %s", text)
+	}
+}
+
+// An import may name a registered endpoint of its project, and no other.
+func TestImportNamesAnEndpoint(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{})
+	project := b.tenant.Key.ProjectID
+	made := b.root.call("POST", "/v1/webhook-endpoints", fields{"project_id": project, "url": "https://hooks.example.com/"}).wants(201)
+	own := b.root.newKeyIn(project, fields{"rotation_webhook_url": "https://own.example.com/", "rotation_interval_days": 30})
+	send := func(more fields) *answer {
+		entry := fields{"name": "imported", "key": "old-system-secret-0123456789", "rotation_interval_days": 30}
+		for field, value := range more {
+			entry[field] = value
+		}
+		return b.root.call("POST", "/v1/api-keys/import", fields{"project_id": project, "keys": []fields{entry}})
+	}
+	for what, more := range map[string]fields{
+		"an unknown one": {"webhook_endpoint_id": unknown("ep")}, "no id": {"webhook_endpoint_id": "x"},
+		"a key's own": {"webhook_endpoint_id": own.text("webhook_endpoint_id")},
+		"two":         {"webhook_endpoint_id": made.text("id"), "rotation_webhook_url": "https://hooks.example.com/"},
+	} {
+		if got := send(more).wants(422); !strings.Contains(string(got.body), "keys[0].") {
+			t.Errorf("%s: %s", what, got.body)
+		}
+	}
+	got := send(fields{"webhook_endpoint_id": made.text("id")}).wants(200)
+	var body struct {
+		Keys []struct{ ID string }
+	}
+	must(t, json.Unmarshal(got.body, &body))
+	if key := b.root.call("GET", "/v1/api-keys/"+body.Keys[0].ID, nil).wants(200); key.text("webhook_endpoint_id") != made.text("id") {
+		t.Errorf("the key is %s", key.body)
+	}
 }

@@ -111,6 +111,7 @@ var differing = []placeholder{
 	{"signing secret", regexp.MustCompile(`\bwhsec_[0-9A-Za-z+/]+=*`)},
 	{"signing public key", regexp.MustCompile(`\bwhpk_[0-9A-Za-z+/]+=*`)},
 	{"receiver", regexp.MustCompile(`http://127\.0\.0\.1:[0-9]+`)},
+	{"host", regexp.MustCompile(`\b127\.0\.0\.1:[0-9]+`)},
 	{"number", regexp.MustCompile(`\b[1-9][0-9]{10,15}\b`)}, // the numeric id of a key
 	{"digest", regexp.MustCompile(`\b[0-9a-f]{64}\b`)},
 	{"", regexp.MustCompile(`\b(?:key|lin|rot|org|proj|env|ep|evt|req)_[0-7][0-9a-hjkmnp-tv-z]{25}\b`)}, // named by its prefix

@@ -36,10 +36,11 @@ type importKeysInput struct {
 
 // importKeyRequest is one key of another system.
 type importKeyRequest struct {
-	Key       *string `json:"key,omitempty" nullable:"true" doc:"The secret as its holder has it: 16 to 512 visible ASCII characters"`
-	SHA256    *string `json:"sha256,omitempty" nullable:"true" example:"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9" doc:"In place of key: the SHA-256 of the secret, in hexadecimal or base64"`
-	KeyPrefix *string `json:"key_prefix,omitempty" nullable:"true" example:"sk_live_x7Fq" doc:"Beside sha256: the first characters of the secret, at most 16, shown in lists"`
-	LastFour  *string `json:"last_four,omitempty" nullable:"true" example:"9aZk" doc:"Beside sha256: the last characters of the secret, shown in lists"`
+	Key               *string            `json:"key,omitempty" nullable:"true" doc:"The secret as its holder has it: 16 to 512 visible ASCII characters"`
+	SHA256            *string            `json:"sha256,omitempty" nullable:"true" example:"b94d27b9934d3e08a52e52d7da7dabfac484efe37a5380ee9088f7ace2efcde9" doc:"In place of key: the SHA-256 of the secret, in hexadecimal or base64"`
+	KeyPrefix         *string            `json:"key_prefix,omitempty" nullable:"true" example:"sk_live_x7Fq" doc:"Beside sha256: the first characters of the secret, at most 16, shown in lists"`
+	LastFour          *string            `json:"last_four,omitempty" nullable:"true" example:"9aZk" doc:"Beside sha256: the last characters of the secret, shown in lists"`
+	WebhookEndpointID *domain.EndpointID `json:"webhook_endpoint_id,omitempty" nullable:"true" example:"ep_01jz8q0v6me5et8b3k2c9d4x7a" doc:"A registered webhook endpoint of the project, in place of rotation_webhook_url"`
 	KeySettings
 }
 
@@ -72,6 +73,7 @@ func (s *server) importKeys(ctx context.Context, in *importKeysInput) (*importKe
 	for i := range b.Keys {
 		k := &b.Keys[i]
 		settings, err := k.command()
+		settings.EndpointID = surface.OrZero(k.WebhookEndpointID)
 		request.Keys[i] = commands.ImportKey{CreateKey: settings, Fault: err, Secret: domain.ForeignSecret{
 			Key: surface.OrZero(k.Key), SHA256: surface.OrZero(k.SHA256), KeyPrefix: surface.OrZero(k.KeyPrefix), LastFour: surface.OrZero(k.LastFour),
 		}}

@@ -116,6 +116,36 @@ func (s *server) getRotation(ctx context.Context, in *RotationPath) (*rotationOu
 	return shownRotation(r), nil
 }
 
+// graceClientBody is who was seen using an old key in its grace.
+type graceClientBody struct {
+	Address     *string   `json:"address" example:"203.0.113.7" doc:"Where it was used from; null: not known, or one of too many"`
+	UserAgent   *string   `json:"user_agent" example:"curl/8.5.0" doc:"What the client says it is; null: not known, or one of too many"`
+	UseCount    int64     `json:"use_count" example:"12"`
+	FirstSeenAt time.Time `json:"first_seen_at"`
+	LastSeenAt  time.Time `json:"last_seen_at"`
+}
+
+type graceClientsOutput struct {
+	Body []graceClientBody `nullable:"false"`
+}
+
+// listGraceClients shows all of them: there are at most a hundred of a key.
+func (s *server) listGraceClients(ctx context.Context, in *RotationPath) (*graceClientsOutput, error) {
+	r, err := s.Reader.Rotation(ctx, surface.Reach(ctx), in.ID)
+	if err != nil {
+		return nil, err
+	}
+	found, err := s.Reader.GraceClients(ctx, surface.Reach(ctx), r.ID)
+	if err != nil {
+		return nil, err
+	}
+	out := &graceClientsOutput{Body: []graceClientBody{}}
+	for _, c := range found {
+		out.Body = append(out.Body, graceClientBody{orNull(c.Address), orNull(c.Agent), c.Count, c.FirstSeenAt, c.LastSeenAt})
+	}
+	return out, nil
+}
+
 type updateRotationInput struct {
 	RotationPath
 	surface.IfMatch

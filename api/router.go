@@ -103,6 +103,7 @@ func (s *server) deliveryRoutes(on *surface.Surface) {
 func (s *server) rotationRoutes(on *surface.Surface) {
 	surface.Closed(on, get("/v1/rotations", "list-rotations", "List rotations", domain.ScopeKeysRead), s.listRotations)
 	surface.Closed(on, get("/v1/rotations/{id}", "get-rotation", "Get a rotation", domain.ScopeKeysRead), s.getRotation)
+	surface.Closed(on, get("/v1/rotations/{id}/clients", "list-rotation-clients", "List who was seen using the old key in its grace, the latest first", domain.ScopeKeysRead), s.listGraceClients)
 	surface.Closed(on, patch("/v1/rotations/{id}", "update-rotation", "Extend or shorten the grace of the old key", domain.ScopeKeysWrite), s.updateRotation, surface.Conditional)
 	surface.Closed(on, post("/v1/rotations/{id}/cancel", "cancel-rotation", "Discard a new secret that has not arrived", domain.ScopeKeysWrite), s.cancelRotation, surface.Conditional)
 	surface.Closed(on, post("/v1/rotations/{id}/force", "force-rotation", "Go on as if the new secret had arrived", domain.ScopeKeysWrite), s.forceRotation, surface.Conditional)

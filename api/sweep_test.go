@@ -35,7 +35,7 @@ var plainPlaces = map[string]any{
 	"supersede": nil, "ip": nil, "sha256": nil, "key_prefix": nil, "last_four": nil, "scope": nil, "unused_since": nil, "disabled_surfaces": nil,
 	"brand": nil, "max_lifetime_seconds": nil, "require_expiry": nil, "default_grace_seconds": nil, "max_grace_seconds": nil,
 	"allowed_scopes": nil, "on_leak": nil, "max_overlap_seconds": nil, "rotation_timeout": nil, "days": nil, "start": nil, "length_minutes": nil,
-	"time_zone": nil, "compromised": nil, "state": nil, "secret_mode": nil, "receiver_public_key": nil, "ack_level": nil, "grace_seconds": nil,
+	"time_zone": nil, "compromised": nil, "state": nil, "secret_mode": nil, "receiver_public_key": nil, "ack_level": nil, "grace_seconds": nil, "event_types": nil, "user_agent": nil,
 	"fresh": nil, "from": "2026-03-01T12:00:00Z", "to": "2026-03-01T13:00:00Z", "delivered": nil, "url": nobodyThere + "x",
 	"update-webhook-endpoint url": nil, // it goes with the key that it was made for
 	"grace_expires_at":            "2026-03-01T14:30:00Z",

@@ -16,6 +16,7 @@ type verifyInput struct {
 		Scopes    []string          `json:"scopes,omitempty" maxItems:"64" doc:"Scopes it must hold, all of them"`
 		Resources map[string]string `json:"resources,omitempty" nullable:"true" doc:"The resource it is used for, per kind" example:"{\"app\":\"com.demo.app\"}"`
 		IP        string            `json:"ip,omitempty" nullable:"true" maxLength:"64" example:"203.0.113.7" doc:"Where the secret was presented from"`
+		UserAgent string            `json:"user_agent,omitempty" nullable:"true" maxLength:"256" example:"curl/8.5.0" doc:"What presented it says it is. While the key is in grace, its owner is told who still uses it"`
 	}
 }
 
@@ -54,7 +55,7 @@ func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, er
 	b := verdictBody{Valid: verdict.Valid(), Code: verdict.Code}
 	if k := verdict.Key; k != nil {
 		if b.Valid {
-			s.Used(k, in.Body.IP)
+			s.Used(k, in.Body.IP, surface.Agent(in.Body.UserAgent, in.Body.Key))
 		}
 		b.Status, b.KeyID, b.LineageID, b.Generation = &verdict.Status, &k.ID, &k.LineageID, &k.Generation
 		b.OrganizationID, b.ProjectID, b.EnvironmentID = &k.OrganizationID, &k.ProjectID, &k.EnvironmentID

@@ -17,3 +17,12 @@ func (s *Service) NoteGraceUse(ctx context.Context, lineage domain.LineageID, us
 	}, attach)
 	return len(records) > 0, err
 }
+
+// NoteFailing records that a receiver refused several messages in a row with the same status; attach commits with it. It
+// reports whether there was anything to tell: not twice within a day.
+func (s *Service) NoteFailing(ctx context.Context, id domain.EndpointID, status, failures int, attach func(*pgx.Batch, []domain.Event) error) (bool, error) {
+	records, err := s.onEndpoint(ctx, System(domain.ActorDeliver), id, func(p *domain.Endpoint, now time.Time) ([]domain.Decided, error) {
+		return p.NoteFailing(status, failures, now)
+	}, attach)
+	return len(records) > 0, err
+}

@@ -18,9 +18,10 @@ import (
 type RegisterEndpoint struct {
 	ProjectID         domain.ProjectID
 	URL               string
-	SecretMode        domain.SecretMode // empty: plain
-	AckLevel          domain.AckLevel   // empty: accepted
-	ReceiverPublicKey string            // base64 of 32 bytes, X25519; empty: none
+	SecretMode        domain.SecretMode    // empty: plain
+	AckLevel          domain.AckLevel      // empty: accepted
+	ReceiverPublicKey string               // base64 of 32 bytes, X25519; empty: none
+	EventTypes        []domain.MessageType // nil: all
 }
 
 // SignedEndpoint is an endpoint with a signing secret that is shown only once.
@@ -46,7 +47,7 @@ func (s *Service) RegisterEndpoint(ctx context.Context, by By, c RegisterEndpoin
 		return SignedEndpoint{}, err
 	}
 	register := domain.RegisterEndpoint{
-		ID: made.id, AckLevel: cmp.Or(c.AckLevel, domain.AckAccepted), SigningPublicKey: made.public,
+		ID: made.id, AckLevel: cmp.Or(c.AckLevel, domain.AckAccepted), SigningPublicKey: made.public, EventTypes: c.EventTypes,
 		Target: domain.Target{URL: c.URL, SecretMode: cmp.Or(c.SecretMode, domain.SecretPlain), ReceiverKey: key},
 	}
 	outcome := func(events []domain.Event) (SignedEndpoint, error) {
@@ -75,7 +76,8 @@ type UpdateEndpoint struct {
 	URL               domain.Change[string]
 	SecretMode        domain.Change[domain.SecretMode]
 	AckLevel          domain.Change[domain.AckLevel]
-	ReceiverPublicKey domain.Change[string] // empty: none any more
+	ReceiverPublicKey domain.Change[string]               // empty: none any more
+	EventTypes        domain.Change[[]domain.MessageType] // nil: all
 }
 
 // UpdateEndpoint edits a webhook endpoint. Who has secrets sent elsewhere must hold all that these secrets can do.
@@ -94,7 +96,7 @@ func (s *Service) UpdateEndpoint(ctx context.Context, by By, c UpdateEndpoint) (
 		return nil, err
 	}
 	update := domain.UpdateEndpoint{
-		ID: c.ID, URL: c.URL, SecretMode: c.SecretMode, AckLevel: c.AckLevel,
+		ID: c.ID, URL: c.URL, SecretMode: c.SecretMode, AckLevel: c.AckLevel, EventTypes: c.EventTypes,
 		ReceiverKey: domain.Change[*domain.ReceiverKey]{Set: c.ReceiverPublicKey.Set, Value: key},
 	}
 	_, err = s.onEndpoint(ctx, by, c.ID, func(p *domain.Endpoint, _ time.Time) ([]domain.Decided, error) {

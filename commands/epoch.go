@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -20,8 +21,9 @@ const epochKept = domain.MaxMaxOverlap + 2*24*time.Hour
 
 // epoch is the key of one day. Only the current one is kept in memory, so that a destroyed one is gone.
 type epoch struct {
-	id   string
-	kept *seal.Sealer
+	id    string
+	kept  *seal.Sealer
+	fault error // why there is none
 }
 
 // epochs remembers the current epoch of a process.
@@ -63,6 +65,49 @@ func (s *Service) epoch(ctx context.Context) (epoch, error) {
 	}
 	s.epochs.current = epoch{id: id, kept: key}
 	return s.epochs.current, nil
+}
+
+// ErrEpochKey says that the key of the day cannot be had, so that no new secret can be stored (edge E6).
+var ErrEpochKey = errors.New("the key of the day cannot be had")
+
+// epochOrFault leaves it to those who need the key to fail without it.
+func (s *Service) epochOrFault(ctx context.Context) epoch {
+	today, err := s.epoch(ctx)
+	if err != nil {
+		return epoch{fault: fmt.Errorf("%w: %w", ErrEpochKey, err)}
+	}
+	return today
+}
+
+// CheckSealed makes sure that what waits can be opened: with another master key, or after a restore without its epoch
+// keys, every delivery would fail one by one. The error names what cannot be opened.
+func (s *Service) CheckSealed(ctx context.Context) error {
+	epochs, err := s.cfg.Reader.SealedEpochs(ctx)
+	if err != nil {
+		return err
+	}
+	now := s.cfg.Now()
+	for _, e := range epochs {
+		if e.Sealed == nil {
+			// After its time it was destroyed as it should be, and its secrets are replaced when they are redelivered.
+			day, err := time.Parse(time.DateOnly, e.ID)
+			if err != nil || now.Before(day.Add(epochKept)) {
+				return fmt.Errorf("the key of epoch %s is missing, and new secrets that wait are sealed with it: restore the table epoch_keys from the same backup", e.ID)
+			}
+			continue
+		}
+		if _, err := s.openEpoch(e.ID, e.Sealed); err != nil {
+			return fmt.Errorf("the key of epoch %s cannot be opened with this REKEY_MASTER_KEY: start with the one that sealed it", e.ID)
+		}
+	}
+	id, sealed, err := s.cfg.Reader.AnySigningSecret(ctx)
+	if err != nil || sealed == nil {
+		return err
+	}
+	if _, err := s.cfg.Sealer.Open(endpointContext(id), sealed); err != nil {
+		return fmt.Errorf("the signing secret of webhook endpoint %s cannot be opened with this REKEY_MASTER_KEY: start with the one that sealed it", id)
+	}
+	return nil
 }
 
 // EndEpochs destroys the keys of days of which nothing may wait any more, and returns how many there were.

@@ -76,6 +76,9 @@ func (s *Service) readImport(by By, c ImportKeys) wanted {
 			err = entry.Fault
 		}
 		if err == nil {
+			err = entry.checkReceiver()
+		}
+		if err == nil {
 			w.endpoints[i], err = s.newEndpoint(entry.WebhookURL)
 		}
 		entry.EnvironmentID = c.EnvironmentID
@@ -85,6 +88,52 @@ func (s *Service) readImport(by By, c ImportKeys) wanted {
 	}
 	domain.Repeated(w.keys)
 	return w
+}
+
+// checkReceiver refuses an endpoint that cannot be one.
+func (k ImportKey) checkReceiver() error {
+	switch {
+	case k.EndpointID == "":
+		return nil
+	case k.WebhookURL != "":
+		return domain.TwoReceivers()
+	case !domain.ValidID(domain.PrefixEndpoint, string(k.EndpointID)):
+		return noImportEndpoint()
+	}
+	return nil
+}
+
+// noImportEndpoint is the fault of an entry whose endpoint is unknown, of another project, or a key's own.
+func noImportEndpoint() error {
+	return domain.InvalidField("webhook_endpoint_id", "is no webhook endpoint of this project", "register one first, or leave it out")
+}
+
+// endpointsOf lists the endpoints that entries name, each once.
+func endpointsOf(c ImportKeys, keys []domain.ImportKey) []string {
+	var out []string
+	for i, entry := range c.Keys {
+		if entry.EndpointID != "" && keys[i].Fault == nil && !slices.Contains(out, string(entry.EndpointID)) {
+			out = append(out, string(entry.EndpointID))
+		}
+	}
+	return out
+}
+
+// withEndpoints lets the entries see the endpoints that they name, as they are when the decision is made.
+func withEndpoints(view eventstore.View, c ImportKeys, project domain.ProjectID, keys []domain.ImportKey) []domain.ImportKey {
+	out := slices.Clone(keys)
+	for i, entry := range c.Keys {
+		if entry.EndpointID == "" || out[i].Fault != nil {
+			continue
+		}
+		endpoint, err := view.Endpoint(entry.EndpointID)
+		if err != nil || endpoint.ForKey(project, out[i].LineageID) != nil {
+			out[i].Fault = noImportEndpoint()
+			continue
+		}
+		out[i].Endpoint = endpoint
+	}
+	return out
 }
 
 // tryImport looks the secrets up and decides. Between the two somebody else may import one of them: then the store refuses
@@ -97,13 +146,13 @@ func (s *Service) tryImport(ctx context.Context, by By, c ImportKeys, w wanted) 
 	}
 	var decided []domain.Decided
 	_, err = s.cfg.Store.Execute(ctx, eventstore.Command{
-		Reads: []string{string(c.ProjectID)}, Actor: by.actor(), RequestID: by.RequestID,
+		Reads: append([]string{string(c.ProjectID)}, endpointsOf(c, keys)...), Actor: by.actor(), RequestID: by.RequestID,
 		Decide: func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
 			project, err := projectOf(view, by.Caller, c.ProjectID)
 			if err != nil {
 				return nil, err
 			}
-			decided, err = project.ImportKeysIn(keys, s.cfg.Limits, now)
+			decided, err = project.ImportKeysIn(withEndpoints(view, c, c.ProjectID, keys), s.cfg.Limits, now)
 			if c.DryRun {
 				return nil, err
 			}

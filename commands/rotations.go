@@ -3,6 +3,8 @@ package commands
 import (
 	"cmp"
 	"context"
+	"errors"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -71,9 +73,9 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 // does nothing.
 func (s *Service) Sweep(ctx context.Context, due []projections.DueWork) []eventstore.Outcome {
 	by := System(domain.ActorSweep)
-	today, err := s.epoch(ctx) // new secrets are sealed with the key of the day
-	if err != nil {
-		return failed(len(due), err)
+	var today epoch
+	if slices.ContainsFunc(due, func(d projections.DueWork) bool { return d.Kind == domain.DueRotate }) {
+		today = s.epochOrFault(ctx) // new secrets are sealed with the key of the day; nothing else waits for it
 	}
 	all := make([]eventstore.Command, len(due))
 	for i, d := range due {
@@ -107,6 +109,9 @@ func (s *Service) rotateDue(by By, d projections.DueWork, today epoch) eventstor
 		if l.Settings.EndpointID != d.EndpointID { // another receiver was chosen since: its time comes at once
 			return nil, nil
 		}
+		if err := p.sealable(); err != nil {
+			return nil, err
+		}
 		return l.Rotate(p.rotate, now)
 	}, p.attach)
 	return withPolicy(p.withReceiver(command, d.EndpointID), d.ProjectID, &p.rotate.Policy)
@@ -139,6 +144,14 @@ func (s *Service) pendingRotation(by By, today epoch) *pendingRotation {
 	return p
 }
 
+// sealable refuses to make a secret that cannot be stored: a receiver with a key of its own needs none of ours.
+func (p *pendingRotation) sealable() error {
+	if p.receiver != nil && p.receiver.SecretMode == domain.SecretSealed {
+		return nil
+	}
+	return p.today.fault
+}
+
 // withReceiver lets the decision see the receiver as it is when the decision is made.
 func (p *pendingRotation) withReceiver(c eventstore.Command, id domain.EndpointID) eventstore.Command {
 	if id == "" {
@@ -151,7 +164,7 @@ func (p *pendingRotation) withReceiver(c eventstore.Command, id domain.EndpointI
 		if err != nil {
 			return nil, err
 		}
-		p.receiver, p.rotate.Receiver = endpoint, domain.Receiver{Demand: endpoint.AckLevel}
+		p.receiver, p.rotate.Receiver = endpoint, domain.Receiver{Demand: endpoint.Demand()}
 		switch {
 		case endpoint.DeletedAt != nil:
 			p.rotate.Receiver.Problem = "deleted"
@@ -170,15 +183,6 @@ func (p *pendingRotation) attach(batch *pgx.Batch, events []domain.Event) error 
 		return nil
 	}
 	return p.s.queueNewSecret(batch, p.today, p.secret, p.receiver, event)
-}
-
-// failed is the outcome of commands none of which could begin.
-func failed(commands int, err error) []eventstore.Outcome {
-	out := make([]eventstore.Outcome, commands)
-	for i := range out {
-		out[i].Err = err
-	}
-	return out
 }
 
 // Acknowledge records that the new secret of a rotation arrived; attach commits with it. It reports whether this was the
@@ -237,6 +241,13 @@ func (s *Service) ClaimSuccessor(ctx context.Context, by By, presented *projecti
 		return ClaimedKey{}, cmp.Or[error](err, none)
 	}
 	secret, err := s.OpenPending(ctx, rotation)
+	if errors.Is(err, ErrEpochEnded) { // nobody can read it any more, so another one takes its place
+		own := By{Caller: domain.Caller{OrganizationID: presented.OrganizationID}, Actor: domain.Actor(presented.ID), RequestID: by.RequestID}
+		if _, err := s.RedeliverRotation(ctx, own, rotation, true); err != nil {
+			return ClaimedKey{}, err
+		}
+		return s.ClaimSuccessor(ctx, by, presented)
+	}
 	if err != nil || secret.IsZero() {
 		return ClaimedKey{}, cmp.Or[error](err, none)
 	}

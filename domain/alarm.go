@@ -23,7 +23,8 @@ type UsedInGrace struct {
 	ReplacedByKeyID KeyID      `json:"replaced_by_key_id"`
 	GraceExpiresAt  time.Time  `json:"grace_expires_at"`
 	Address         string     `json:"address,omitempty"`
-	Count           int64      `json:"count"` // since FirstSeenAt
+	Agent           string     `json:"user_agent,omitempty"` // what the client says it is. Since revision 2
+	Count           int64      `json:"count"`                // since FirstSeenAt
 	FirstSeenAt     time.Time  `json:"first_seen_at"`
 	LastSeenAt      time.Time  `json:"last_seen_at"`
 }
@@ -85,6 +86,7 @@ func (l *Lineage) Warn(now time.Time) ([]Decided, error) {
 type GraceUse struct {
 	KeyID                 KeyID
 	Address               string // empty: not known
+	Agent                 string // what it says it is; empty: not known
 	Count                 int64
 	FirstSeenAt, LastSeen time.Time
 }
@@ -97,7 +99,7 @@ func (l *Lineage) NoteGraceUse(u GraceUse, now time.Time) []Decided {
 	}
 	used := UsedInGrace{
 		KeyID: u.KeyID, ReplacedByKeyID: g.ReplacedBy, GraceExpiresAt: *g.GraceExpiresAt,
-		Address: u.Address, Count: u.Count, FirstSeenAt: u.FirstSeenAt, LastSeenAt: u.LastSeen,
+		Address: u.Address, Agent: u.Agent, Count: u.Count, FirstSeenAt: u.FirstSeenAt, LastSeenAt: u.LastSeen,
 	}
 	for _, r := range l.Rotations {
 		if r.FromKeyID == u.KeyID {

@@ -62,7 +62,7 @@ func samples() []Payload {
 		LeakReported{KeyID: key1, Source: "github_commit", URL: "https://github.com/acme/demo/blob/main/.env", Action: LeakNotify},
 		KeyExpiring{KeyID: key1, ExpiresAt: *end, DaysLeft: 7},
 		UsedInGrace{
-			RotationID: rot1, KeyID: key1, ReplacedByKeyID: key2, GraceExpiresAt: *end, Address: "203.0.113.7", Count: 12,
+			RotationID: rot1, KeyID: key1, ReplacedByKeyID: key2, GraceExpiresAt: *end, Address: "203.0.113.7", Agent: "curl/8.5.0", Count: 12,
 			FirstSeenAt: at(hour), LastSeenAt: at(2 * hour),
 		},
 		RotationClaimedAgain{RotationID: rot1},
@@ -76,12 +76,14 @@ func samples() []Payload {
 		EndpointCreated{
 			URL: "https://example.com/hook", LineageID: lin1, SecretMode: SecretSealed, AckLevel: AckFirstUse,
 			ReceiverKey: &ReceiverKey{ID: "0123456789abcdef", PublicKey: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="}, SigningPublicKey: "whpk_AA==",
+			EventTypes: []MessageType{MessageRotationStalled, MessageKeyRevoked},
 		},
 		EndpointVerified{target},
-		EndpointUpdated{Changed: []string{"url"}, Target: target, AckLevel: AckAccepted, Proposed: &target},
+		EndpointUpdated{Changed: []string{"url"}, Target: target, AckLevel: AckAccepted, Proposed: &target, EventTypes: []MessageType{MessageRotationStalled}},
 		EndpointStateChanged{State: EndpointDisabled, Reason: "gone"},
 		SigningSecretRotated{ExpiresAt: *end, SigningPublicKey: "whpk_AA=="},
 		EndpointDeleted{},
+		EndpointFailing{Status: 401, Failures: 3},
 	}
 }
 
@@ -300,7 +302,7 @@ func TestSnake(t *testing.T) {
 		TypeProjectDeleted: "project_deleted", TypeEnvironmentCreated: "environment_created", TypeEndpointCreated: "endpoint_created",
 		TypeEndpointVerified: "endpoint_verified", TypeEndpointUpdated: "endpoint_updated", TypeEndpointStateChanged: "endpoint_state_changed",
 		TypeSigningSecretRotated: "signing_secret_rotated", TypeEndpointDeleted: "endpoint_deleted",
-		TypeKeyExpiring: "key_expiring", TypeUsedInGrace: "used_in_grace", TypeRotationClaimedAgain: "rotation_claimed_again",
+		TypeKeyExpiring: "key_expiring", TypeEndpointFailing: "endpoint_failing", TypeUsedInGrace: "used_in_grace", TypeRotationClaimedAgain: "rotation_claimed_again",
 		TypeRedeliveryRequested: "redelivery_requested",
 	}
 	for _, kind := range Types() {

@@ -33,6 +33,7 @@ type Endpoint struct {
 	Target                        // in use
 	Proposed       *Target        `json:"proposed,omitempty"` // to be proven before it is
 	AckLevel       AckLevel       `json:"ack_level"`
+	EventTypes     []MessageType  `json:"event_types,omitempty"` // what it is told of; none: everything
 	State          EndpointState  `json:"state"`
 	Reason         string         `json:"reason,omitempty"` // of the last change of the state
 	// SigningPublicKey verifies the signatures of version v1a; empty for an endpoint that has only ever had a shared secret.
@@ -42,6 +43,8 @@ type Endpoint struct {
 	UpdatedAt        time.Time   `json:"updated_at"` // when it was made or changed last
 	VerifiedAt       *time.Time  `json:"verified_at,omitempty"`
 	DeletedAt        *time.Time  `json:"deleted_at,omitempty"`
+	// Failing is the last alarm that its receiver refuses everything.
+	Failing *EndpointAlarm `json:"failing,omitempty"`
 }
 
 // StreamVersion is the number of events applied.
@@ -49,12 +52,14 @@ func (p *Endpoint) StreamVersion() int64 { return p.Version }
 
 // Apply folds one event into the state.
 func (p *Endpoint) Apply(e Event) {
-	p.Version, p.UpdatedAt = e.Version, e.OccurredAt
+	if p.Version = e.Version; e.Data.Type() != TypeEndpointFailing { // an alarm changes nothing of what was chosen
+		p.UpdatedAt = e.OccurredAt
+	}
 	switch d := e.Data.(type) {
 	case EndpointCreated:
 		p.ID, p.OrganizationID, p.ProjectID = EndpointID(e.StreamID), e.OrganizationID, e.ProjectID
 		p.LineageID, p.CreatedAt, p.AckLevel, p.SigningPublicKey = d.LineageID, e.OccurredAt, d.AckLevel, d.SigningPublicKey
-		p.Target = Target{d.URL, d.SecretMode, d.ReceiverKey}
+		p.Target, p.EventTypes = Target{d.URL, d.SecretMode, d.ReceiverKey}, d.EventTypes
 		p.State = p.initialState()
 	case EndpointVerified:
 		p.Target, p.Proposed, p.VerifiedAt = d.Target, nil, &e.OccurredAt
@@ -62,7 +67,7 @@ func (p *Endpoint) Apply(e Event) {
 			p.State, p.Reason = EndpointActive, ""
 		}
 	case EndpointUpdated:
-		p.Target, p.Proposed, p.AckLevel = d.Target, d.Proposed, d.AckLevel
+		p.Target, p.Proposed, p.AckLevel, p.EventTypes = d.Target, d.Proposed, d.AckLevel, d.EventTypes
 	case EndpointStateChanged:
 		p.State, p.Reason = d.State, d.Reason
 	case SigningSecretRotated:
@@ -73,6 +78,8 @@ func (p *Endpoint) Apply(e Event) {
 		}
 	case EndpointDeleted:
 		p.DeletedAt, p.Proposed, p.OldSecrets = &e.OccurredAt, nil, nil
+	case EndpointFailing:
+		p.Failing = &EndpointAlarm{d.Status, e.OccurredAt}
 	}
 }
 
@@ -88,6 +95,15 @@ func (p *Endpoint) initialState() EndpointState {
 // Usable reports whether a rotation may begin that is to be told to this endpoint. To a paused one it is told later.
 func (p *Endpoint) Usable() bool {
 	return p.DeletedAt == nil && (p.State == EndpointActive || p.State == EndpointPaused)
+}
+
+// Demand is what counts as the arrival of a secret here. Of one that is fetched a 2xx answer shows only that the address
+// arrived: if that counted, the secret would be shredded before anybody has it.
+func (p *Endpoint) Demand() AckLevel {
+	if p.SecretMode == SecretClaim {
+		return AckFirstUse
+	}
+	return p.AckLevel
 }
 
 // Wanted is the target that its owner has chosen: the proposed one, if there is one.

@@ -21,6 +21,7 @@ type RegisterEndpoint struct {
 	ID               EndpointID
 	Target           Target
 	AckLevel         AckLevel
+	EventTypes       []MessageType // none: all
 	SigningPublicKey string
 }
 
@@ -34,9 +35,13 @@ func (p *Project) RegisterEndpoint(c RegisterEndpoint) ([]Decided, error) {
 			return nil, err
 		}
 	}
+	types, err := validateMessageTypes(c.EventTypes)
+	if err != nil {
+		return nil, err
+	}
 	created := p.decided(EndpointCreated{
 		URL: c.Target.URL, SecretMode: c.Target.SecretMode, AckLevel: c.AckLevel, ReceiverKey: c.Target.ReceiverKey,
-		SigningPublicKey: c.SigningPublicKey,
+		SigningPublicKey: c.SigningPublicKey, EventTypes: types,
 	})
 	created.StreamID = string(c.ID)
 	return []Decided{created}, nil
@@ -73,6 +78,7 @@ type UpdateEndpoint struct {
 	SecretMode  Change[SecretMode]
 	ReceiverKey Change[*ReceiverKey]
 	AckLevel    Change[AckLevel]
+	EventTypes  Change[[]MessageType] // to nothing: all
 }
 
 // Moves reports whether the edit would send secrets elsewhere, or seal them for somebody else.
@@ -94,9 +100,16 @@ func (p *Endpoint) Update(c UpdateEndpoint) ([]Decided, error) {
 			return nil, err
 		}
 	}
+	types, err := validateMessageTypes(c.EventTypes.over(p.EventTypes))
+	if err != nil {
+		return nil, err
+	}
 	changed := changedTarget(before, wanted)
 	if level != p.AckLevel {
 		changed = append(changed, "ack_level")
+	}
+	if !slices.Equal(types, p.EventTypes) {
+		changed = append(changed, "event_types")
 	}
 	if len(changed) == 0 {
 		return nil, nil
@@ -104,7 +117,11 @@ func (p *Endpoint) Update(c UpdateEndpoint) ([]Decided, error) {
 	if p.LineageID != "" && slices.Contains(changed, "url") {
 		return nil, InvalidField("url", "belongs to a key", "change the key's rotation_webhook_url")
 	}
-	updated := EndpointUpdated{Changed: changed, Target: wanted, AckLevel: level}
+	if p.LineageID != "" && slices.Contains(changed, "event_types") {
+		return nil, InvalidField("event_types", "cannot be chosen: a key's own address gets its secrets and nothing else",
+			"register an endpoint to be told of more")
+	}
+	updated := EndpointUpdated{Changed: changed, Target: wanted, AckLevel: level, EventTypes: types}
 	if p.State != EndpointUnverified && !wanted.samePlace(p.Target) {
 		updated.Target, updated.Proposed = p.Target, &wanted
 	}
@@ -224,6 +241,31 @@ func (p *Endpoint) RotateSecret(grace time.Duration, signingPublicKey string, no
 // OldSecretsAt lists the ends of the replaced signing secrets that still sign at a time.
 func (p *Endpoint) OldSecretsAt(now time.Time) []time.Time {
 	return slices.DeleteFunc(slices.Clone(p.OldSecrets), func(end time.Time) bool { return !end.After(now) })
+}
+
+// EndpointAlarm is when it was last said that an endpoint refuses everything, and with which status.
+type EndpointAlarm struct {
+	Status int       `json:"status"`
+	At     time.Time `json:"at"`
+}
+
+const (
+	// FailingAfter is after how many equal refusals in a row its owner is told.
+	FailingAfter = 3
+	// FailingEvery is how often the same is told while it lasts.
+	FailingEvery = 24 * time.Hour
+)
+
+// NoteFailing decides to tell that the receiver refuses everything with the same 4xx; of the same status once a day.
+func (p *Endpoint) NoteFailing(status, failures int, now time.Time) ([]Decided, error) {
+	if err := p.gone(); err != nil {
+		return nil, err
+	}
+	told := p.Failing != nil && p.Failing.Status == status && now.Sub(p.Failing.At) < FailingEvery
+	if told || status < 400 || status > 499 || failures < FailingAfter || p.State != EndpointActive {
+		return nil, nil
+	}
+	return []Decided{p.decided(EndpointFailing{Status: status, Failures: failures})}, nil
 }
 
 // Delete decides the end of the endpoint. That no live key uses it is not its own state: whoever decides this must see to

@@ -13,6 +13,7 @@ const (
 	TypeEndpointStateChanged Type = "EndpointStateChanged"
 	TypeSigningSecretRotated Type = "SigningSecretRotated"
 	TypeEndpointDeleted      Type = "EndpointDeleted"
+	TypeEndpointFailing      Type = "EndpointFailing"
 )
 
 // SecretMode says how a new secret travels to a receiver.
@@ -46,6 +47,8 @@ type EndpointCreated struct {
 	AckLevel         AckLevel     `json:"ack_level"`
 	ReceiverKey      *ReceiverKey `json:"receiver_key,omitempty"`
 	SigningPublicKey string       `json:"signing_public_key,omitempty"`
+	// EventTypes are the messages that it is told things with; none: all. Since revision 3.
+	EventTypes []MessageType `json:"event_types,omitempty"`
 }
 
 // EndpointVerified records that the receiver answered the challenge. What it proved is in use from now on.
@@ -60,6 +63,8 @@ type EndpointUpdated struct {
 	Target
 	AckLevel AckLevel `json:"ack_level"`
 	Proposed *Target  `json:"proposed,omitempty"`
+	// EventTypes is as in EndpointCreated. Since revision 2.
+	EventTypes []MessageType `json:"event_types,omitempty"`
 }
 
 // EndpointStateChanged records that an endpoint was paused, resumed, disabled or enabled.
@@ -92,6 +97,16 @@ func (EndpointStateChanged) Type() Type { return TypeEndpointStateChanged }
 
 // Type returns the stable name.
 func (SigningSecretRotated) Type() Type { return TypeSigningSecretRotated }
+
+// EndpointFailing is the early alarm that a receiver refused several messages in a row with the same 4xx: that is rarely
+// an outage, and attempts alone will not mend it. Nothing of the endpoint changes by it.
+type EndpointFailing struct {
+	Status   int `json:"http_status"`
+	Failures int `json:"failures"` // in a row, with that status
+}
+
+// Type returns the stable name.
+func (EndpointFailing) Type() Type { return TypeEndpointFailing }
 
 // Type returns the stable name.
 func (EndpointDeleted) Type() Type { return TypeEndpointDeleted }

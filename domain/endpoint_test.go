@@ -50,14 +50,14 @@ var (
 	proven       = EndpointVerified{plainTo(hook)}
 	paused       = EndpointStateChanged{EndpointPaused, "a move"}
 	disabled     = EndpointStateChanged{EndpointDisabled, "gone"}
-	moving       = EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo("https://new.example.com"))}
+	moving       = EndpointUpdated{Changed: []string{"url"}, Target: plainTo(hook), AckLevel: AckAccepted, Proposed: new(plainTo("https://new.example.com"))}
 )
 
 func TestRegisterEndpoint(t *testing.T) {
 	t.Parallel()
 	p := &Project{ID: proj1, OrganizationID: org1}
 	for _, target := range []Target{plainTo(hook), sealedTo(hook, "k"), {URL: hook, SecretMode: SecretClaim}} {
-		got, err := p.RegisterEndpoint(RegisterEndpoint{ep1, target, AckProof, "whpk_1"})
+		got, err := p.RegisterEndpoint(RegisterEndpoint{ep1, target, AckProof, nil, "whpk_1"})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,15 +66,15 @@ func TestRegisterEndpoint(t *testing.T) {
 		}}})
 	}
 	for field, c := range map[string]RegisterEndpoint{
-		"secret_mode":         {ep1, Target{URL: hook}, AckAccepted, ""},
-		"receiver_public_key": {ep1, Target{URL: hook, SecretMode: SecretSealed}, AckAccepted, ""},
-		"ack_level":           {ep1, plainTo(hook), AckAnswer, ""},
+		"secret_mode":         {ep1, Target{URL: hook}, AckAccepted, nil, ""},
+		"receiver_public_key": {ep1, Target{URL: hook, SecretMode: SecretSealed}, AckAccepted, nil, ""},
+		"ack_level":           {ep1, plainTo(hook), AckAnswer, nil, ""},
 	} {
 		_, err := p.RegisterEndpoint(c)
 		refused(t, err, CodeValidation, field)
 	}
 	p.DeletedAt = &start
-	_, err := p.RegisterEndpoint(RegisterEndpoint{ep1, plainTo(hook), AckAccepted, ""})
+	_, err := p.RegisterEndpoint(RegisterEndpoint{ep1, plainTo(hook), AckAccepted, nil, ""})
 	refused(t, err, CodeNotFound, "")
 }
 
@@ -209,25 +209,25 @@ func TestUpdateEndpoint(t *testing.T) {
 		moves   bool
 	}{
 		"before it was proven": {[]Payload{plainCreated}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(newURL), AckAccepted, nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(newURL), AckAccepted, nil, nil}, true},
 		"another address": {[]Payload{plainCreated, proven}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL))}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
 		"another address while paused": {[]Payload{plainCreated, proven, paused}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL))}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
 		"another address while disabled": {[]Payload{plainCreated, proven, disabled}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL))}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
 		"a first key": {[]Payload{plainCreated, proven}, UpdateEndpoint{SecretMode: ChangeTo(SecretSealed), ReceiverKey: ChangeTo(key)},
-			&EndpointUpdated{[]string{"secret_mode", "receiver_public_key"}, plainTo(hook), AckAccepted, new(sealedTo(hook, "k"))}, true},
+			&EndpointUpdated{[]string{"secret_mode", "receiver_public_key"}, plainTo(hook), AckAccepted, new(sealedTo(hook, "k")), nil}, true},
 		"back to the proven address": {[]Payload{plainCreated, proven, moving}, UpdateEndpoint{URL: ChangeTo(hook)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, nil, nil}, true},
 		"the mode alone": {[]Payload{plainCreated, proven}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil}, false},
 		"the mode of what is proposed": {[]Payload{plainCreated, proven, moving}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, plainTo(hook), AckAccepted, &Target{URL: newURL, SecretMode: SecretClaim}}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, plainTo(hook), AckAccepted, &Target{URL: newURL, SecretMode: SecretClaim}, nil}, false},
 		"the demand": {[]Payload{plainCreated, proven}, UpdateEndpoint{AckLevel: ChangeTo(AckProof)},
-			&EndpointUpdated{[]string{"ack_level"}, plainTo(hook), AckProof, nil}, false},
+			&EndpointUpdated{[]string{"ack_level"}, plainTo(hook), AckProof, nil, nil}, false},
 		"the mode of a key's own address": {[]Payload{onTheFly(hook, lin1, "")}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil}, false},
 		"nothing": {[]Payload{plainCreated, proven}, UpdateEndpoint{URL: ChangeTo(hook), AckLevel: ChangeTo(AckAccepted)}, nil, false},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -9,6 +9,8 @@ import (
 	"hash/crc32"
 	"io"
 	"log/slog"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -123,6 +125,13 @@ func isOurForm(s string) bool {
 	}
 	return true
 }
+
+// withinKeys finds the long part of keys, with all that it hangs together with.
+var withinKeys = regexp.MustCompile(`[0-9A-Za-z_-]*[0-9A-Za-z]{` + strconv.Itoa(secretTailLength) + `}[0-9A-Za-z_-]*`)
+
+// WithoutKeys returns a text in which everything that may be a key is replaced, for texts of callers that are kept: one may
+// have slipped into them.
+func WithoutKeys(text string) string { return withinKeys.ReplaceAllString(text, redacted) }
 
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return s.value == nil }

@@ -272,3 +272,22 @@ func FuzzParseSecret(f *testing.F) {
 		}
 	})
 }
+
+// Texts of callers that are kept may hold a key that slipped into them.
+func TestWithoutKeys(t *testing.T) {
+	t.Parallel()
+	secret, err := MintSecret(nil, "rk", "live")
+	if err != nil {
+		t.Fatal(err)
+	}
+	key := secret.Reveal()
+	for in, want := range map[string]string{
+		"": "", "curl/8": "curl/8", "my_agent v1": "my_agent v1", key: "[redacted]", "(" + key + ")": "([redacted])",
+		"a " + key + "/" + key + "é": "a [redacted]/[redacted]é", "a_b_" + key[3:]: "[redacted]",
+		"\xff_" + key: "\xff[redacted]", strings.Repeat("x", 38): strings.Repeat("x", 38), "1" + strings.Repeat("x", 38): "[redacted]",
+	} {
+		if got := WithoutKeys(in); got != want {
+			t.Errorf("%q became %q, want %q", in, got, want)
+		}
+	}
+}

@@ -203,7 +203,7 @@ func TestG6TenantRole(t *testing.T) {
 	if seen := visible(); len(seen) > 0 {
 		t.Errorf("before any organization was set: %v", seen)
 	}
-	own := []string{"environments", "events", "keys", "organizations", "projects", "rotations", "webhook_attempts", "webhook_deliveries", "webhook_endpoints"}
+	own := []string{"environments", "events", "grace_usage", "keys", "organizations", "projects", "rotations", "webhook_attempts", "webhook_deliveries", "webhook_endpoints"}
 	enter("a")
 	seen := visible()
 	for _, table := range own {

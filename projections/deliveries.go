@@ -21,7 +21,7 @@ type Delivery struct {
 	EndpointID     domain.EndpointID
 	OrganizationID domain.OrganizationID
 	ProjectID      domain.ProjectID
-	LineageID      domain.LineageID
+	LineageID      domain.LineageID  // empty: it tells of no key
 	RotationID     domain.RotationID // empty: it tells of none
 	State          string
 	Attempts       int
@@ -53,7 +53,7 @@ func DeliveryStates() []string {
 }
 
 const (
-	deliveryColumns = `id, message_id, type, endpoint_id, organization_id, project_id, lineage_id, coalesce(rotation_id, ''), state, attempts,
+	deliveryColumns = `id, message_id, type, endpoint_id, organization_id, project_id, coalesce(lineage_id, ''), coalesce(rotation_id, ''), state, attempts,
 		trigger, coalesce(actor, ''), coalesce(last_outcome, ''), last_status, next_attempt_at, created_at, finished_at`
 	sqlDeliveries = `SELECT ` + deliveryColumns + ` FROM webhook_deliveries
 		WHERE ` + within + ` AND ($3 = '' OR id = $3) AND ($4 = '' OR state = $4) AND ($5 = '' OR endpoint_id = $5)

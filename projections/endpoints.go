@@ -20,6 +20,7 @@ type Endpoint struct {
 	domain.Target
 	Proposed           *domain.Target // not in use before its receiver has answered a challenge
 	AckLevel           domain.AckLevel
+	EventTypes         []domain.MessageType // nil: all
 	State              domain.EndpointState
 	Reason             string
 	SigningPublicKey   string
@@ -44,6 +45,7 @@ var endpointTable = table[Endpoint]{
 		col("receiver_key", "jsonb", func(e *Endpoint) *string { return document(e.ReceiverKey, e.ReceiverKey == nil) }),
 		col("proposed", "jsonb", func(e *Endpoint) *string { return document(e.Proposed, e.Proposed == nil) }),
 		col("ack_level", "text", func(e *Endpoint) string { return string(e.AckLevel) }),
+		col("event_types", "jsonb", func(e *Endpoint) *string { return document(e.EventTypes, len(e.EventTypes) == 0) }),
 		col("state", "text", func(e *Endpoint) string { return string(e.State) }),
 		col("reason", "text", func(e *Endpoint) *string { return optional(e.Reason) }),
 		col("signing_public_key", "text", func(e *Endpoint) *string { return optional(e.SigningPublicKey) }),
@@ -59,7 +61,7 @@ var endpointTable = table[Endpoint]{
 func endpointOf(s *domain.Endpoint) *Endpoint {
 	e := &Endpoint{
 		ID: s.ID, Version: s.Version, OrganizationID: s.OrganizationID, ProjectID: s.ProjectID, LineageID: s.LineageID,
-		Target: s.Target, Proposed: s.Proposed, AckLevel: s.AckLevel, State: s.State, Reason: s.Reason,
+		Target: s.Target, Proposed: s.Proposed, AckLevel: s.AckLevel, EventTypes: s.EventTypes, State: s.State, Reason: s.Reason,
 		SigningPublicKey: s.SigningPublicKey, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, VerifiedAt: s.VerifiedAt, DeletedAt: s.DeletedAt,
 	}
 	for _, end := range s.OldSecrets {
@@ -78,13 +80,17 @@ func CreatedEndpoint(event domain.Event) *Endpoint {
 }
 
 const (
-	// Oldest last, as keys are listed. Endpoints of a deleted project show nowhere, as its environments do.
+	// Oldest last, as keys are listed. Endpoints of a deleted project show nowhere, as its environments do. Those that a key's
+	// own address once was are not listed when no live key uses them any more and nothing waits for them.
 	sqlEndpoints = `SELECT id, version, organization_id, project_id, coalesce(lineage_id, ''), url, secret_mode, receiver_key,
-			proposed, ack_level, state, coalesce(reason, ''), coalesce(signing_public_key, ''), old_secrets_expire_at, created_at,
+			proposed, ack_level, event_types, state, coalesce(reason, ''), coalesce(signing_public_key, ''), old_secrets_expire_at, created_at,
 			updated_at, verified_at
 		FROM webhook_endpoints e
 		WHERE ` + within + ` AND ($3 = '' OR id = $3) AND ($4 = '' OR project_id = $4) AND id < $5 AND deleted_at IS NULL
 			AND NOT EXISTS (SELECT FROM projects p WHERE p.id = e.project_id AND p.deleted_at IS NOT NULL)
+			AND (lineage_id IS NULL OR $3 <> ''
+				OR EXISTS (SELECT FROM keys k WHERE k.endpoint_id = e.id AND k.state IN ('pending', 'active', 'grace'))
+				OR EXISTS (SELECT FROM rotations r WHERE r.endpoint_id = e.id AND r.state IN ('delivering', 'stalled')))
 		ORDER BY id DESC LIMIT $6`
 	sqlEndpointGrants = `SELECT scopes, resources, operator, CASE WHEN count(*) = count(expires_at) THEN max(expires_at) END
 		FROM keys WHERE ` + within + ` AND endpoint_id = $3 AND state IN ('pending', 'active', 'grace')
@@ -127,8 +133,8 @@ func (r *Reader) Endpoint(ctx context.Context, reach Reach, id domain.EndpointID
 
 func scanEndpoint(row pgx.CollectableRow) (*Endpoint, error) {
 	var e Endpoint
-	var key, proposed []byte
-	err := row.Scan(&e.ID, &e.Version, &e.OrganizationID, &e.ProjectID, &e.LineageID, &e.URL, &e.SecretMode, &key, &proposed, &e.AckLevel,
+	var key, proposed, types []byte
+	err := row.Scan(&e.ID, &e.Version, &e.OrganizationID, &e.ProjectID, &e.LineageID, &e.URL, &e.SecretMode, &key, &proposed, &e.AckLevel, &types,
 		&e.State, &e.Reason, &e.SigningPublicKey, &e.OldSecretsExpireAt, &e.CreatedAt, &e.UpdatedAt, &e.VerifiedAt)
 	if err != nil {
 		return nil, err
@@ -140,7 +146,7 @@ func scanEndpoint(row pgx.CollectableRow) (*Endpoint, error) {
 			*t = &utc
 		}
 	}
-	return &e, cmp.Or(readDocument(key, &e.ReceiverKey), readDocument(proposed, &e.Proposed))
+	return &e, cmp.Or(readDocument(key, &e.ReceiverKey), readDocument(proposed, &e.Proposed), readDocument(types, &e.EventTypes))
 }
 
 // EndpointGrants says what the live keys that use an endpoint may do, each combination once, with the latest end.

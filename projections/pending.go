@@ -24,6 +24,11 @@ const (
 	// Whoever is first makes the key of the day; all replicas then read the same one.
 	sqlMakeEpoch = `INSERT INTO epoch_keys (id, sealed, created_at, destroy_after) VALUES ($1, $2, $3, $4) ON CONFLICT (id) DO NOTHING`
 	sqlReadEpoch = `SELECT sealed FROM epoch_keys WHERE id = $1`
+	// Also those that something waits for and that are not there.
+	sqlSealedEpochs = `SELECT id, sealed FROM epoch_keys
+		UNION ALL SELECT DISTINCT p.epoch_id, NULL::bytea FROM pending_secrets p
+			WHERE p.epoch_id IS NOT NULL AND NOT EXISTS (SELECT FROM epoch_keys e WHERE e.id = p.epoch_id)
+		ORDER BY 1`
 	sqlEndEpochs = `DELETE FROM epoch_keys WHERE destroy_after <= $1`
 )
 
@@ -92,6 +97,17 @@ func (r *Reader) EpochKey(ctx context.Context, id string, offered []byte, now, d
 		return nil, fmt.Errorf("read epoch key: %w", unavailable(err))
 	}
 	return sealed, nil
+}
+
+// SealedEpoch is the key of an epoch as it is stored.
+type SealedEpoch struct {
+	ID     string
+	Sealed []byte // nil: it is missing
+}
+
+// SealedEpochs lists the keys of epochs, also those that are missing while something that waits is sealed with them.
+func (r *Reader) SealedEpochs(ctx context.Context) ([]SealedEpoch, error) {
+	return collect(ctx, r.pool, pgx.RowToStructByPos[SealedEpoch], sqlSealedEpochs)
 }
 
 // EndEpochs destroys the keys of epochs whose time is over, and returns how many there were.

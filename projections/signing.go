@@ -2,6 +2,7 @@ package projections
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -16,6 +17,7 @@ const (
 		WHERE endpoint_id = ANY($1) AND (expires_at IS NULL OR expires_at > $2) ORDER BY endpoint_id, version DESC, kind`
 	// Those that were replaced before keep the end that they have.
 	sqlReplaceSecrets = `UPDATE endpoint_secrets SET expires_at = $2 WHERE endpoint_id = $1 AND expires_at IS NULL`
+	sqlAnySigning     = `SELECT endpoint_id, sealed FROM endpoint_secrets ORDER BY created_at DESC LIMIT 1`
 	sqlShredSigning   = `DELETE FROM endpoint_secrets WHERE endpoint_id = $1`
 	sqlShredExpired   = `DELETE FROM endpoint_secrets WHERE (endpoint_id, version, kind) IN (
 		SELECT endpoint_id, version, kind FROM endpoint_secrets WHERE expires_at <= $1 LIMIT $2)`
@@ -47,6 +49,18 @@ func QueueReplaceSecrets(batch *pgx.Batch, id domain.EndpointID, end, now time.T
 // QueueShredSecrets removes all signing secrets of an endpoint.
 func QueueShredSecrets(batch *pgx.Batch, id domain.EndpointID) {
 	batch.Queue(sqlShredSigning, id)
+}
+
+// AnySigningSecret returns the latest sealed secret that an endpoint signs with; nil: there is none.
+func (r *Reader) AnySigningSecret(ctx context.Context) (id domain.EndpointID, sealed []byte, err error) {
+	err = r.pool.QueryRow(ctx, sqlAnySigning).Scan(&id, &sealed)
+	if errors.Is(err, pgx.ErrNoRows) {
+		return "", nil, nil
+	}
+	if err != nil {
+		return "", nil, unavailable(err)
+	}
+	return id, sealed, nil
 }
 
 // EndpointSecrets returns the sealed secrets that endpoints sign with at a time, newest first.

@@ -38,6 +38,7 @@ var neighbour = []string{
 	`INSERT INTO webhook_deliveries (id, message_id, endpoint_id, organization_id, project_id, lineage_id, rotation_id, position, type, state,
 			next_attempt_at, created_at)
 		VALUES ('dlv_' || $1, 'msg_' || $1, 'ep_' || $1, 'org_' || $1, 'proj_' || $1, 'lin_' || $1, 'rot_' || $1, 1, 'key.rotation.created', 'failed', now(), now())`,
+	`INSERT INTO grace_usage (key_id, address, agent, lineage_id, first_seen_at, last_seen_at, use_count) VALUES ('key_' || $1, '', '', 'lin_' || $1, now(), now(), 1)`,
 	`INSERT INTO webhook_attempts (delivery_id, number, started_at) VALUES ('dlv_' || $1, 1, now())`,
 	`INSERT INTO events SELECT 1, 1 + count(*), 'evt_' || $1, 'lin_' || $1, 1, 'org_' || $1, 'proj_' || $1, 'Created', 1, now(), 'key_maker', '', '{}' FROM events`,
 }
@@ -59,6 +60,7 @@ var reads = map[string]struct {
 	"sqlEvents":          {sqlEvents, []any{1, 0, 10}},
 	"sqlWaitingRotation": {sqlWaitingRotation, []any{"lin_a"}},
 	"sqlRotation":        {sqlRotation, []any{"rot_a"}},
+	"sqlGraceClients":    {sqlGraceClients, []any{"rot_a"}},
 	"sqlRotations":       {sqlRotations, []any{"", "", "", lastRotationID, 10}},
 	"sqlEndpoints":       {sqlEndpoints, []any{"", "", lastEndpointID, 10}},
 	"sqlEndpointGrants":  {sqlEndpointGrants, []any{"ep_a"}},
@@ -85,6 +87,8 @@ var withoutTenant = map[string]string{
 	"ShredExpiredSecrets": "is rekey's own bookkeeping",
 	"PendingSecret":       "is the deliveries'",
 	"EpochKey":            "is the deliveries'",
+	"SealedEpochs":        "is rekey's own bookkeeping",
+	"AnySigningSecret":    "is rekey's own bookkeeping",
 	"EndEpochs":           "is rekey's own bookkeeping",
 	"Claim":               "finds a secret that waits, by the digest of the right to fetch it",
 	"ForgetClaims":        "is rekey's own bookkeeping",

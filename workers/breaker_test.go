@@ -174,6 +174,12 @@ func TestGate(t *testing.T) {
 	if leave == nil {
 		t.Fatal("no place after a pause")
 	}
+	now = now.Add(-time.Hour) // a clock that is set back shuts nobody out
+	leave()
+	if leave = enter("a"); leave == nil {
+		t.Error("no place after the clock was set back")
+	}
+	now = now.Add(time.Hour)
 	g.note("a", false)
 	g.limit = 100
 	now = now.Add(time.Minute)

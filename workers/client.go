@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"os"
+	"sync/atomic"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -48,6 +49,8 @@ type Config struct {
 	BreakerPause time.Duration
 	// Name is the process's, in the log of attempts; empty means its host and its number there.
 	Name string
+	// Alarm, if not nil, is told of each trouble that an operator must look at.
+	Alarm func(what string)
 	// Retry gives the delay before the next attempt; nil means webhook.NextDelay with real jitter.
 	Retry func(attempts int, retryAfter time.Duration) (delay time.Duration, more bool)
 }
@@ -69,12 +72,25 @@ const (
 	stuckAfter     = 2 * time.Minute
 )
 
+// What an operator is told of by Config.Alarm.
+const (
+	AlarmProxy    = "webhook_proxy" // the proxy that webhooks leave through fails
+	AlarmEpochKey = "epoch_key"     // new secrets cannot be sealed, so rotations wait
+)
+
+// Alarms lists all of them.
+func Alarms() []string { return []string{AlarmProxy, AlarmEpochKey} }
+
 // Workers runs the jobs of one process.
 type Workers struct {
 	cfg       Config
 	client    *river.Client[pgx.Tx]
 	endpoints *gate
 	hosts     *gate
+	// epochFailures counts sweeps in a row that could not seal new secrets.
+	epochFailures atomic.Int64
+	writes        *joined
+	stop          chan struct{} // closed once the workers are to stop
 }
 
 // New returns the workers; Run starts them.
@@ -94,10 +110,15 @@ func New(cfg Config) (*Workers, error) {
 			return webhook.NextDelay(attempts, retryAfter, rand.Float64)
 		}
 	}
+	if cfg.Alarm == nil {
+		cfg.Alarm = func(string) {}
+	}
 	w := &Workers{
 		cfg:       cfg,
 		endpoints: newGate(cfg.EndpointConcurrency, time.Duration(float64(time.Second)/cfg.EndpointRate), cfg.Now),
 		hosts:     newGate(cfg.Concurrency, 0, cfg.Now),
+		writes:    &joined{pool: cfg.Pool},
+		stop:      make(chan struct{}),
 	}
 	registry := river.NewWorkers()
 	river.AddWorker(registry, &sweepWorker{w: w})
@@ -140,7 +161,17 @@ func processName() string {
 // stopTimeout bounds how long a stop waits for jobs under way.
 const stopTimeout = 10 * time.Second
 
-// Run works until ctx ends, then lets jobs under way finish.
+// stopping reports whether jobs that could go on for long should end at their next step; what they leave is due as before.
+func (w *Workers) stopping() bool {
+	select {
+	case <-w.stop:
+		return true
+	default:
+		return false
+	}
+}
+
+// Run works until ctx ends, then lets jobs under way finish. Workers run once.
 func (w *Workers) Run(ctx context.Context) error {
 	if err := w.client.Start(context.WithoutCancel(ctx)); err != nil {
 		return fmt.Errorf("start River: %w", err)
@@ -149,6 +180,7 @@ func (w *Workers) Run(ctx context.Context) error {
 	group.Go(func() error { return w.tick(groupCtx) })
 	group.Go(func() error { return w.cfg.Store.Consume(groupCtx, w.fanOut()) })
 	err := group.Wait()
+	close(w.stop)
 	stopCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), stopTimeout)
 	defer cancel()
 	if stop := w.client.Stop(stopCtx); stop != nil && !errors.Is(stop, context.DeadlineExceeded) {

@@ -74,8 +74,11 @@ func (w *Workers) attempt(ctx context.Context, d *delivery) error {
 	w.hosts.note(host, answers(result.Outcome))
 	w.cfg.Logger.Info("webhook attempted", "delivery_id", d.id, "attempt", d.attempt,
 		"outcome", result.Outcome, "status", result.Status, "duration_ms", result.Duration.Milliseconds(), "error", result.Err)
-	if result.Outcome == webhook.Canceled {
+	switch result.Outcome {
+	case webhook.Canceled:
 		return w.interrupted(ctx, d, result)
+	case webhook.ProxyFailed:
+		return w.proxyFailed(ctx, d, result)
 	}
 	w.noteHealth(ctx, d, result)
 	if result.Outcome.Delivered() {
@@ -245,9 +248,7 @@ func (w *Workers) giveUp(ctx context.Context, d *delivery, result webhook.Result
 // finish closes a delivery that moves no rotation.
 func (w *Workers) finish(ctx context.Context, d *delivery, state string, result webhook.Result) error {
 	return w.persist(ctx, func() error {
-		var batch pgx.Batch
-		w.queueFinish(&batch, d, state, result)
-		return w.cfg.Pool.SendBatch(ctx, &batch).Close()
+		return w.write(ctx, d, func(batch *pgx.Batch) { w.queueFinish(batch, d, state, result) })
 	})
 }
 
@@ -269,11 +270,16 @@ func (w *Workers) ourFault(ctx context.Context, d *delivery, cause error) error 
 	})
 }
 
+// proxyFailed puts off an attempt that did not get past our own proxy. It is not counted either, and an operator must look.
+func (w *Workers) proxyFailed(ctx context.Context, d *delivery, result webhook.Result) error {
+	w.cfg.Alarm(AlarmProxy)
+	w.cfg.Logger.Error("the proxy for webhooks fails; nothing leaves until it works", "delivery_id", d.id, "error", result.Err)
+	return w.persist(ctx, func() error { return w.retryAt(ctx, d, result, w.cfg.Now().Add(ourFaultPause), true) })
+}
+
 // putBack undoes the begin of an attempt for which there is no place now: nothing was sent.
 func (w *Workers) putBack(ctx context.Context, d *delivery, wait time.Duration) error {
-	var batch pgx.Batch
-	batch.Queue(sqlPutBack, d.id, d.attempt, w.cfg.Now().Add(wait))
-	return w.cfg.Pool.SendBatch(ctx, &batch).Close()
+	return w.write(ctx, d, func(batch *pgx.Batch) { batch.Queue(sqlPutBack, d.id, d.attempt, w.cfg.Now().Add(wait)) })
 }
 
 // snooze puts off an attempt that has not begun. It costs none.
@@ -306,11 +312,15 @@ func (w *Workers) notNow(ctx context.Context, args deliverArgs) error {
 		_, err := w.cfg.Pool.Exec(ctx, sqlHold, args.DeliveryID, args.Attempts)
 		return err
 	}
-	wait := time.Second
-	if probeAt != nil {
-		wait = max(wait, probeAt.Sub(w.cfg.Now())+rand.N(spreadOf(w.cfg.BreakerPause)+1))
+	if probeAt == nil {
+		return w.snooze(ctx, args, time.Second)
 	}
-	return w.snooze(ctx, args, wait)
+	now := w.cfg.Now()
+	wait := max(time.Second, probeAt.Sub(now)+rand.N(spreadOf(w.cfg.BreakerPause)+1))
+	if _, err := w.cfg.Pool.Exec(ctx, sqlPutOffOne, args.DeliveryID, args.Attempts, now.Add(wait), now); err != nil {
+		return fmt.Errorf("put off %s: %w", args.DeliveryID, err)
+	}
+	return nil
 }
 
 // persist repeats a write for a moment, because the answer of a receiver is worth more than a broken connection. If it

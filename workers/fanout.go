@@ -2,7 +2,9 @@ package workers
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -10,7 +12,6 @@ import (
 
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/eventstore"
-	"github.com/rekeyhq/rekey/internal/webhook"
 )
 
 // fanOutName is the checkpoint of the reader that turns events into deliveries.
@@ -19,15 +20,15 @@ const fanOutName = "webhooks"
 const (
 	sqlInsertDeliveries = `INSERT INTO webhook_deliveries (id, message_id, endpoint_id, organization_id, project_id,
 			lineage_id, rotation_id, type, state, position, next_attempt_at, created_at)
-		SELECT d.id, d.message, d.endpoint, d.organization, d.project, d.lineage, nullif(d.rotation, ''), d.type, d.state, d.position, $11, $12
+		SELECT d.id, d.message, d.endpoint, d.organization, d.project, nullif(d.lineage, ''), nullif(d.rotation, ''), d.type, d.state, d.position, $11, $12
 		FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::bigint[])
 			AS d(id, message, endpoint, organization, project, lineage, rotation, type, state, position)
 		ON CONFLICT (message_id, endpoint_id) DO NOTHING`
 	// Who is sent what: a rotation's own receiver its secret, and the registered endpoints of a project what happens in it.
 	// Those that never proved to be the right ones are sent nothing, and those that take nothing now get it later.
-	sqlReceivers = `SELECT id, '', state FROM webhook_endpoints WHERE id = ANY($1)
+	sqlReceivers = `SELECT id, '', state, NULL FROM webhook_endpoints WHERE id = ANY($1)
 		UNION ALL
-		SELECT id, project_id, state FROM webhook_endpoints WHERE organization_id = ANY($2) AND project_id = ANY($3)
+		SELECT id, project_id, state, event_types FROM webhook_endpoints WHERE organization_id = ANY($2) AND project_id = ANY($3)
 			AND lineage_id IS NULL AND deleted_at IS NULL AND state <> 'unverified'
 		ORDER BY 2, 1`
 )
@@ -40,7 +41,7 @@ func (w *Workers) fanOut() eventstore.Consumer {
 		Name: fanOutName,
 		Wants: func(r eventstore.Record) bool {
 			_, ok := announced(r)
-			return ok || noticeOf(r.Event) != "" || moves(r)
+			return ok || noticed(r.Event) || moves(r)
 		},
 		Apply: w.applyFanOut,
 	}
@@ -52,7 +53,8 @@ func (w *Workers) applyFanOut(ctx context.Context, tx pgx.Tx, records []eventsto
 		return err
 	}
 	now := w.cfg.Now()
-	if _, err := keepBodies(ctx, tx, to.told(records), now); err != nil {
+	bodies, err := keepBodies(ctx, tx, to.told(records), now)
+	if err != nil {
 		return err
 	}
 	var rows deliveryRows
@@ -64,9 +66,10 @@ func (w *Workers) applyFanOut(ctx context.Context, tx pgx.Tx, records []eventsto
 			if err := w.move(ctx, tx, r, now); err != nil {
 				return err
 			}
-			continue
 		}
-		rows.add(r, to, now)
+		if err := rows.add(r, to, bodies[domain.MessageID(r.ID)], now); err != nil {
+			return err
+		}
 	}
 	return w.insertDeliveries(ctx, tx, &rows, now)
 }
@@ -74,11 +77,22 @@ func (w *Workers) applyFanOut(ctx context.Context, tx pgx.Tx, records []eventsto
 // receivers are the endpoints that events are told to.
 type receivers struct {
 	state     map[domain.EndpointID]domain.EndpointState
-	ofProject map[domain.ProjectID][]domain.EndpointID
+	ofProject map[domain.ProjectID][]receiver
+	sent      map[domain.RotationID][]domain.EndpointID // who may have got a secret that is taken back
+}
+
+// receiver is an endpoint that is told of what happens in its project.
+type receiver struct {
+	id    domain.EndpointID
+	types []domain.MessageType // nil: all
+}
+
+func (r receiver) wants(kind domain.MessageType) bool {
+	return r.types == nil || slices.Contains(r.types, kind)
 }
 
 func readReceivers(ctx context.Context, q querier, records []eventstore.Record) (receivers, error) {
-	to := receivers{map[domain.EndpointID]domain.EndpointState{}, map[domain.ProjectID][]domain.EndpointID{}}
+	to := receivers{state: map[domain.EndpointID]domain.EndpointState{}, ofProject: map[domain.ProjectID][]receiver{}}
 	var own []domain.EndpointID
 	var organizations []domain.OrganizationID
 	var projects []domain.ProjectID
@@ -86,7 +100,7 @@ func readReceivers(ctx context.Context, q querier, records []eventstore.Record) 
 		if d, ok := announced(r); ok {
 			own = append(own, d.EndpointID)
 		}
-		if noticeOf(r.Event) != "" {
+		if noticed(r.Event) {
 			organizations, projects = append(organizations, r.OrganizationID), append(projects, r.ProjectID)
 		}
 	}
@@ -97,41 +111,59 @@ func readReceivers(ctx context.Context, q querier, records []eventstore.Record) 
 	if err != nil {
 		return to, fmt.Errorf("read endpoints: %w", err)
 	}
-	var id domain.EndpointID
+	var found receiver
 	var project domain.ProjectID
 	var state domain.EndpointState
-	if _, err := pgx.ForEachRow(rows, []any{&id, &project, &state}, func() error {
-		to.state[id] = state
+	var types []byte
+	if _, err := pgx.ForEachRow(rows, []any{&found.id, &project, &state, &types}, func() error {
+		found.types = nil
+		if types != nil {
+			if err := json.Unmarshal(types, &found.types); err != nil {
+				return fmt.Errorf("read the choice of %s: %w", found.id, err)
+			}
+		}
+		to.state[found.id] = state
 		if project != "" {
-			to.ofProject[project] = append(to.ofProject[project], id)
+			to.ofProject[project] = append(to.ofProject[project], found)
 		}
 		return nil
 	}); err != nil {
 		return to, fmt.Errorf("read endpoints: %w", err)
 	}
-	return to, nil
+	return to, to.readSent(ctx, q, records)
 }
 
 // told are the records that somebody is told of with a message that has no secret.
 func (to receivers) told(records []eventstore.Record) []eventstore.Record {
 	var out []eventstore.Record
 	for _, r := range records {
-		if noticeOf(r.Event) != "" && len(to.ofProject[r.ProjectID]) > 0 {
+		if noticed(r.Event) && len(to.ofProject[r.ProjectID])+len(to.sent[withdrawn(r.Event)]) > 0 {
 			out = append(out, r)
 		}
 	}
 	return out
 }
 
-// of lists who is told of an event.
-func (to receivers) of(r eventstore.Record) []domain.EndpointID {
+// of lists who is told of an event, with which type of message. notice is the message without a secret, if there is one;
+// a new secret goes to the receiver of its key whatever that one chose.
+func (to receivers) of(r eventstore.Record, notice []byte) (domain.MessageType, []domain.EndpointID, error) {
 	if d, ok := announced(r); ok {
-		return []domain.EndpointID{d.EndpointID}
+		return domain.MessageRotationCreated, []domain.EndpointID{d.EndpointID}, nil
 	}
-	if noticeOf(r.Event) != "" {
-		return to.ofProject[r.ProjectID]
+	if notice == nil {
+		return "", nil, nil
 	}
-	return nil
+	kind, err := typeOf(notice)
+	if err != nil {
+		return "", nil, err
+	}
+	var out []domain.EndpointID
+	for _, receiver := range to.ofProject[r.ProjectID] {
+		if receiver.wants(kind) {
+			out = append(out, receiver.id)
+		}
+	}
+	return kind, to.withSent(r.Event, out), nil
 }
 
 // deliveryRows are deliveries to be made, column by column, and their first jobs.
@@ -141,24 +173,29 @@ type deliveryRows struct {
 	jobs      []river.InsertManyParams
 }
 
-func (rows *deliveryRows) add(r eventstore.Record, to receivers, now time.Time) {
-	kind := noticeOf(r.Event)
-	rotation, _ := about(r.Event)
-	if d, ok := announced(r); ok {
-		kind, rotation = webhook.TypeRotationCreated, d.RotationID
+func (rows *deliveryRows) add(r eventstore.Record, to receivers, notice []byte, now time.Time) error {
+	kind, endpoints, err := to.of(r, notice)
+	if err != nil {
+		return err
 	}
-	for _, endpoint := range to.of(r) {
+	rotation, _ := about(r.Event)
+	lineage := r.StreamID
+	if domain.StreamKind(lineage) != domain.PrefixLineage { // it tells of an endpoint
+		lineage = ""
+	}
+	for _, endpoint := range endpoints {
 		id, state := ids.New(domain.PrefixDelivery, now), "held"
 		if to.state[endpoint] == domain.EndpointActive {
 			state = "pending"
 			rows.jobs = append(rows.jobs, river.InsertManyParams{Args: deliverArgs{DeliveryID: id, EndpointID: string(endpoint)}})
 		}
 		for i, value := range []string{id, domain.MessageID(r.ID), string(endpoint), string(r.OrganizationID), string(r.ProjectID),
-			r.StreamID, string(rotation), kind, state} {
+			lineage, string(rotation), string(kind), state} {
 			rows.columns[i] = append(rows.columns[i], value)
 		}
 		rows.positions = append(rows.positions, r.Position)
 	}
+	return nil
 }
 
 func (w *Workers) insertDeliveries(ctx context.Context, tx pgx.Tx, rows *deliveryRows, now time.Time) error {

@@ -40,9 +40,17 @@ func (f *webhooksFeed) messages(ctx context.Context, records []eventstore.Record
 	if err != nil {
 		return nil, err
 	}
+	bodies, err := keepBodies(ctx, f.pool, to.told(records), f.now())
+	if err != nil {
+		return nil, err
+	}
+	told := make([][]domain.EndpointID, len(records))
 	var endpoints []domain.EndpointID
-	for _, r := range records {
-		endpoints = append(endpoints, to.of(r)...)
+	for i, r := range records {
+		if _, told[i], err = to.of(r, bodies[domain.MessageID(r.ID)]); err != nil {
+			return nil, err
+		}
+		endpoints = append(endpoints, told[i]...)
 	}
 	if len(endpoints) == 0 {
 		return messages, nil
@@ -51,13 +59,9 @@ func (f *webhooksFeed) messages(ctx context.Context, records []eventstore.Record
 	if err != nil {
 		return nil, err
 	}
-	bodies, err := keepBodies(ctx, f.pool, to.told(records), f.now())
-	if err != nil {
-		return nil, err
-	}
 	for i, r := range records {
 		var signing []webhook.Secret
-		for _, endpoint := range to.of(r) {
+		for _, endpoint := range told[i] {
 			signing = append(signing, keys[endpoint]...)
 		}
 		if len(signing) == 0 { // endpoints that are gone can vouch for nothing

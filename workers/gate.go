@@ -50,6 +50,9 @@ func (g *gate) enter(name string) (leave func(), wait time.Duration) {
 	defer g.mu.Unlock()
 	now := g.now()
 	l := g.lane(name, now)
+	if l.next.Sub(now) > burst+g.every { // no lane is that far ahead: the clock was set back
+		l.next, l.turn = now, now
+	}
 	limit := g.limit
 	if l.troubled {
 		limit = min(limit, troubledLimit)

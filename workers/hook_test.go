@@ -232,16 +232,22 @@ func (h *hooks) rotating(t *testing.T, endpoint domain.EndpointID) commands.Crea
 	if err != nil {
 		t.Fatal(err)
 	}
+	h.bringForward(t, created.Key.LineageID)
+	return created
+}
+
+// bringForward makes a key due now.
+func (h *hooks) bringForward(t *testing.T, lineage domain.LineageID) {
+	t.Helper()
 	// The decision asks the lineage itself whether it is due, so the slot is brought forward there too.
 	for _, sql := range []string{
 		`UPDATE due_work SET due_at = now(), scan_at = now() WHERE kind = 'rotate' AND lineage_id = $1`,
 		`UPDATE streams SET state = jsonb_set(state::jsonb, '{next_rotation_at}', to_jsonb(to_char(now() AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')))::text WHERE stream_id = $1`,
 	} {
-		if _, err := h.owner.Exec(t.Context(), sql, created.Key.LineageID); err != nil {
+		if _, err := h.owner.Exec(t.Context(), sql, lineage); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return created
 }
 
 // one returns a single value of the database.

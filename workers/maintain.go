@@ -89,8 +89,8 @@ const (
 			AND NOT EXISTS (SELECT FROM webhook_attempts a WHERE a.delivery_id = d.id) LIMIT $3)`
 	sqlRemoveMessages = `DELETE FROM webhook_messages WHERE id IN (
 		SELECT id FROM webhook_messages WHERE id < $1 AND created_at < $2 LIMIT $3)`
-	sqlRemoveUses = `DELETE FROM grace_usage WHERE (key_id, address) IN (
-		SELECT key_id, address FROM grace_usage WHERE last_seen_at < $1 LIMIT $2)`
+	sqlRemoveUses = `DELETE FROM grace_usage WHERE (key_id, address, agent) IN (
+		SELECT key_id, address, agent FROM grace_usage WHERE last_seen_at < $1 LIMIT $2)`
 )
 
 // stallStuck says of rotations that nothing delivers that they are stalled, so that somebody looks (edge E26).

@@ -169,7 +169,7 @@ func TestClaim(t *testing.T) {
 	if n := one[int](t, h, `SELECT count(*) FROM events WHERE type = 'RotationClaimedAgain'`); n != 1 {
 		t.Errorf("%d alarms, want 1", n)
 	}
-	relayTestPoll(t, func() bool { return len(h.receiver.of(typeClaimedAgain)) == 1 }, func() string { return "no webhook of the alarm" })
+	relayTestPoll(t, func() bool { return len(h.receiver.of(string(domain.MessageRotationClaimedAgain))) == 1 }, func() string { return "no webhook of the alarm" })
 	h.assertNowhere(t, claimed.Secret.Reveal())
 }
 

@@ -25,9 +25,11 @@ const (
 			next_attempt_at = $2::timestamptz + held.n * interval '1 millisecond'
 		FROM (SELECT id, row_number() OVER (ORDER BY id) AS n FROM webhook_deliveries WHERE endpoint_id = $1 AND state = 'held') held
 		WHERE d.id = held.id AND d.state = 'held'`
+	// One that was acknowledged since it was asked for keeps its delivery as it ended.
 	sqlRedeliverRotation = `UPDATE webhook_deliveries SET state = 'pending', attempts_before = attempts, next_attempt_at = $2,
 			trigger = 'manual', actor = $3, finished_at = NULL
-		WHERE rotation_id = $1 AND type = 'key.rotation.created' AND state <> 'cancelled'`
+		WHERE rotation_id = $1 AND type = 'key.rotation.created' AND state <> 'cancelled'
+			AND EXISTS (SELECT FROM rotations r WHERE r.id = $1 AND r.state IN ('delivering', 'stalled'))`
 	sqlRedeliverOne = `UPDATE webhook_deliveries SET state = 'pending', attempts_before = attempts, next_attempt_at = $3,
 			trigger = 'manual', actor = $4, finished_at = NULL
 		WHERE endpoint_id = $1 AND id = $2 AND type <> 'key.rotation.created' AND state <> 'cancelled'`

@@ -2,6 +2,7 @@ package workers
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -13,44 +14,42 @@ import (
 	"github.com/rekeyhq/rekey/internal/webhook"
 )
 
-// typeClaimedAgain is the alarm that the address of a secret was used twice.
-const typeClaimedAgain = "key.rotation.claimed_again"
-
 // querier is a pool or a transaction.
 type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 }
 
-// noticeOf is the type of the message that tells the registered endpoints of a project of an event; empty if none does.
-func noticeOf(e domain.Event) string {
+// noticed reports whether the registered endpoints of a project may be told of an event.
+func noticed(e domain.Event) bool {
 	switch d := e.Data.(type) {
-	case domain.RotationAcknowledged:
-		return webhook.TypeRotationAcknowledged
-	case domain.RotationStalled, domain.RotationTimedOut:
-		return webhook.TypeRotationStalled
-	case domain.RotationCancelled, domain.RotationRolledBack:
-		return webhook.TypeRotationCancelled
-	case domain.GraceExpired:
-		return webhook.TypeRotationCompleted
-	case domain.RotationBlocked:
-		return webhook.TypeRotationBlocked
-	case domain.RotationClaimedAgain:
-		return typeClaimedAgain
-	case domain.KeyExpiring:
-		return webhook.TypeKeyExpiring
+	case domain.RotationAcknowledged, domain.RotationStalled, domain.RotationTimedOut, domain.RotationCancelled, domain.RotationRolledBack,
+		domain.RotationBlocked, domain.RotationDeferred, domain.RotationClaimedAgain, domain.GraceExpired, domain.KeyExpiring,
+		domain.Revoked, domain.EndpointFailing:
+		return true
+	case domain.Expired:
+		return len(d.KeyIDs) > 0
+	case domain.Rotated:
+		return cutOver(e, d)
 	case domain.UsedInGrace:
-		if d.RotationID != "" {
-			return webhook.TypeUsedInGrace
-		}
+		return d.RotationID != ""
+	case domain.EndpointStateChanged:
+		return d.State == domain.EndpointDisabled
 	}
-	return ""
+	return false
+}
+
+// cutOver reports whether a rotation ended the old key at once.
+func cutOver(e domain.Event, d domain.Rotated) bool {
+	return d.Acknowledged != "" && d.GraceExpiresAt != nil && !d.GraceExpiresAt.After(e.OccurredAt)
 }
 
 // about says which rotation and which key a message needs to know more of. A key without a rotation stands for the
 // rotation that it was replaced in.
 func about(e domain.Event) (domain.RotationID, domain.KeyID) {
 	switch d := e.Data.(type) {
+	case domain.Rotated:
+		return d.RotationID, d.PreviousKeyID
 	case domain.RotationAcknowledged:
 		return d.RotationID, ""
 	case domain.RotationStalled:
@@ -67,7 +66,13 @@ func about(e domain.Event) (domain.RotationID, domain.KeyID) {
 		return "", d.KeyID
 	case domain.RotationBlocked:
 		return "", d.KeyID
+	case domain.RotationDeferred:
+		return "", d.KeyID
 	case domain.KeyExpiring:
+		return "", d.KeyID
+	case domain.Expired:
+		return "", d.KeyIDs[len(d.KeyIDs)-1] // the newest
+	case domain.Revoked:
 		return "", d.KeyID
 	case domain.UsedInGrace:
 		return d.RotationID, d.KeyID
@@ -97,7 +102,7 @@ type facts struct {
 
 func readFacts(ctx context.Context, q querier, records []eventstore.Record) (facts, error) {
 	f := facts{map[domain.RotationID]webhook.Rotation{}, map[domain.KeyID]webhook.Rotation{}, map[domain.KeyID]webhook.Key{}}
-	var rotations []domain.RotationID
+	rotations := []domain.RotationID{} // not nil, which is NULL in SQL: nothing is outside of that
 	var lineages []string
 	var keys []domain.KeyID
 	for _, r := range records {
@@ -144,6 +149,7 @@ func (f facts) body(e domain.Event) ([]byte, error) {
 	rotation, key := about(e)
 	r, known := f.rotations[rotation]
 	at := e.OccurredAt
+	endpoint := webhook.Endpoint{OrganizationID: string(e.OrganizationID), ProjectID: string(e.ProjectID), EndpointID: e.StreamID}
 	if rotation != "" && !known {
 		return nil, nil
 	}
@@ -162,12 +168,19 @@ func (f facts) body(e domain.Event) ([]byte, error) {
 	case domain.RotationRolledBack:
 		return webhook.RotationCancelled(at, r, string(domain.RotationUndone))
 	case domain.RotationClaimedAgain:
-		return webhook.Message{Type: typeClaimedAgain, At: at, Data: r}.Encode()
+		return webhook.Message{Type: string(domain.MessageRotationClaimedAgain), At: at, Data: r}.Encode()
+	case domain.Rotated:
+		if len(d.RevokedKeyIDs) == 0 {
+			return webhook.RotationCompleted(at, r)
+		}
 	case domain.GraceExpired:
 		if r, known = f.turned[d.KeyID]; known {
 			return webhook.RotationCompleted(at, r)
 		}
-		return nil, nil
+	case domain.EndpointStateChanged:
+		return webhook.EndpointDisabled(at, endpoint, d.Reason)
+	case domain.EndpointFailing:
+		return webhook.EndpointFailing(at, endpoint, d.Status, d.Failures)
 	}
 	k, known := f.keys[key]
 	if !known {
@@ -176,15 +189,47 @@ func (f facts) body(e domain.Event) ([]byte, error) {
 	switch d := e.Data.(type) {
 	case domain.RotationBlocked:
 		return webhook.RotationBlocked(at, k, d.Reason, d.SlotAt)
+	case domain.RotationDeferred:
+		return webhook.RotationDeferred(at, k, string(d.Reason), d.SlotAt, d.Until)
+	case domain.GraceExpired: // of the newer key of a rotation that was rolled back
+		return webhook.VersionRetired(at, k, []string{string(d.KeyID)}, string(domain.RotationUndone))
+	case domain.Expired:
+		return webhook.VersionRetired(at, k, texts(d.KeyIDs), string(domain.StatusExpired))
+	case domain.Revoked:
+		return webhook.KeyRevoked(at, k, texts(d.KeyIDs), d.Reason)
+	case domain.Rotated:
+		return webhook.KeyRevoked(at, k, texts(d.RevokedKeyIDs), reasonCompromised)
 	case domain.KeyExpiring:
 		return webhook.KeyExpiring(at, k, d.ExpiresAt)
 	case domain.UsedInGrace:
 		return webhook.UsedInGrace(at, k, webhook.GraceUse{
 			RotationID: string(d.RotationID), ReplacedByKeyID: string(d.ReplacedByKeyID), GraceExpiresAt: d.GraceExpiresAt,
-			Address: d.Address, Count: d.Count, FirstSeen: d.FirstSeenAt, LastSeen: d.LastSeenAt,
+			Address: d.Address, UserAgent: d.Agent, Count: d.Count, FirstSeen: d.FirstSeenAt, LastSeen: d.LastSeenAt,
 		})
 	}
 	return nil, fmt.Errorf("event %s of type %s has no message", e.ID, e.Data.Type())
+}
+
+// reasonCompromised is why keys are revoked by a rotation.
+const reasonCompromised = "compromised"
+
+func texts(ids []domain.KeyID) []string {
+	out := make([]string, len(ids))
+	for i, id := range ids {
+		out[i] = string(id)
+	}
+	return out
+}
+
+// typeOf reads the type out of a message, which is what counts: what an event is told as may depend on more than it.
+func typeOf(body []byte) (domain.MessageType, error) {
+	var head struct {
+		Type domain.MessageType `json:"type"`
+	}
+	if err := json.Unmarshal(body, &head); err != nil {
+		return "", fmt.Errorf("read a kept message: %w", err)
+	}
+	return head.Type, nil
 }
 
 // keepBodies builds the messages of events and returns what is kept of them by webhook-id: the same bytes to everybody.

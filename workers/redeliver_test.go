@@ -58,6 +58,16 @@ func TestG2DownForTheWholeWindowThenRedelivered(t *testing.T) {
 		t.Errorf("after the last one of the budget comes another: %+v", first)
 	}
 	relayTestPoll(t, func() bool { return len(watcher.of(webhook.TypeRotationAcknowledged)) == 1 }, func() string { return "nobody was told that it arrived" })
+	if got := h.valid(t, key.Secret.Reveal()); got != domain.StatusGrace {
+		t.Errorf("after the hand-over the old key is %s", got)
+	}
+	if _, err := h.service.EndGrace(t.Context(), h.tenant, rotation); err != nil {
+		t.Fatal(err)
+	}
+	h.rotation(t, key, "completed")
+	if n := one[int](t, h, `SELECT count(*) FROM events WHERE type = 'RotationStalled'`); n != 1 {
+		t.Errorf("the log has %d alarms, want 1", n)
+	}
 }
 
 // R-29: one 410 disables the endpoint. Its other messages are held, and a rotation that waits for one is stalled, not

@@ -2,12 +2,15 @@ package workers
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/riverqueue/river"
 
+	"github.com/rekeyhq/rekey/commands"
+	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/projections"
 )
@@ -54,7 +57,7 @@ func (s *sweepWorker) Work(ctx context.Context, _ *river.Job[sweepArgs]) error {
 	if err := s.w.sweepDeliveries(ctx); err != nil {
 		return err
 	}
-	for began := time.Now(); time.Since(began) < sweepFor; {
+	for began := time.Now(); time.Since(began) < sweepFor && !s.w.stopping(); {
 		done, err := s.w.sweepKeys(ctx)
 		if err != nil || done < sweepBatch {
 			return err
@@ -70,7 +73,9 @@ func (w *Workers) sweepKeys(ctx context.Context) (int, error) {
 	if err != nil || len(due) == 0 {
 		return 0, err
 	}
-	for i, outcome := range w.cfg.Commands.Sweep(ctx, due) {
+	outcomes := w.cfg.Commands.Sweep(ctx, due)
+	w.noteEpochKey(due, outcomes)
+	for i, outcome := range outcomes {
 		reason := problem(outcome)
 		if reason == "" {
 			continue
@@ -80,6 +85,31 @@ func (w *Workers) sweepKeys(ctx context.Context) (int, error) {
 		}
 	}
 	return len(due), nil
+}
+
+const (
+	// epochKeyAlarm is after how many sweeps without a key of the day an operator is told, and epochKeyRepeat after how many
+	// more again.
+	epochKeyAlarm  = 3
+	epochKeyRepeat = 60
+)
+
+// noteEpochKey raises the alarm when rotations cannot begin because no secret can be sealed (edge E6). The keys keep working.
+func (w *Workers) noteEpochKey(due []projections.DueWork, outcomes []eventstore.Outcome) {
+	for i, outcome := range outcomes {
+		switch {
+		case errors.Is(outcome.Err, commands.ErrEpochKey):
+			if n := w.epochFailures.Add(1); n >= epochKeyAlarm {
+				w.cfg.Alarm(AlarmEpochKey)
+				if n%epochKeyRepeat == epochKeyAlarm {
+					w.cfg.Logger.Error("rotations wait: new secrets cannot be sealed", "error", outcome.Err, "sweeps", n)
+				}
+			}
+			return
+		case due[i].Kind == domain.DueRotate && outcome.Err == nil && len(outcome.Records) > 0:
+			defer w.epochFailures.Store(0)
+		}
+	}
 }
 
 // problem says why a piece of work is still due, or nothing if it was carried out.
@@ -104,7 +134,7 @@ func (w *Workers) postpone(ctx context.Context, d projections.DueWork, now time.
 const (
 	// Claiming moves the next attempt behind the lease, so an attempt whose worker dies is handed out again. A delivery
 	// whose attempts are used up is handed out too: its job ends it.
-	sqlClaimDeliveries = `UPDATE webhook_deliveries d SET next_attempt_at = $2
+	sqlClaimDeliveries = `UPDATE webhook_deliveries d SET next_attempt_at = $2, put_off_from = NULL
 		FROM (SELECT id FROM webhook_deliveries WHERE state = 'pending' AND next_attempt_at <= $1
 		      ORDER BY next_attempt_at LIMIT $3 FOR UPDATE SKIP LOCKED) due
 		WHERE d.id = due.id RETURNING d.id, d.attempts, d.endpoint_id`

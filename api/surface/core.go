@@ -40,8 +40,9 @@ type Config struct {
 	Now func() time.Time
 	// Count, if not nil, is told of every request.
 	Count func(route string, status int, took time.Duration)
-	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from.
-	Usage func(key *projections.Key, ip string, at time.Time)
+	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from and what the
+	// client says it is.
+	Usage func(key *projections.Key, ip, agent string, at time.Time)
 	// GitHub checks the signature of a batch of GitHub's secret scanning; nil means that no batch is taken.
 	GitHub func(keyID, signature string, body []byte) error
 	// ClientIP says where a request came from; nil means its connection's other end.
@@ -71,7 +72,7 @@ func NewCore(cfg Config) *Core {
 		cfg.Count = func(string, int, time.Duration) {}
 	}
 	if cfg.Usage == nil {
-		cfg.Usage = func(*projections.Key, string, time.Time) {}
+		cfg.Usage = func(*projections.Key, string, string, time.Time) {}
 	}
 	if cfg.ClientIP == nil {
 		cfg.ClientIP = remoteHost

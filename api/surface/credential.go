@@ -54,7 +54,7 @@ func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
 	if key == nil {
 		return nil, refused
 	}
-	s.Used(key, s.ClientIP(r))
+	s.Used(key, s.ClientIP(r), Agent(r.UserAgent(), credential.Secret))
 	if err := s.serves(r.Context(), key.OrganizationID); err != nil {
 		return nil, err
 	}
@@ -84,9 +84,17 @@ func (s *Surface) serves(ctx context.Context, id domain.OrganizationID) error {
 }
 
 // Used takes note that a key was used, here or with a service that asked for its verdict.
-func (c *Core) Used(key *projections.Key, ip string) {
+func (c *Core) Used(key *projections.Key, ip, agent string) {
 	c.Commands.FirstUse(key)
-	c.Usage(key, ip, c.Now())
+	c.Usage(key, ip, agent, c.Now())
+}
+
+// Agent is what a client says it is, unless that repeats its key: it is kept where no key may be.
+func Agent(agent, secret string) string {
+	if strings.Contains(agent, secret) {
+		return ""
+	}
+	return agent
 }
 
 // RequestID names the request, also where no key asks.

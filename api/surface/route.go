@@ -5,12 +5,15 @@ import (
 	"errors"
 	"maps"
 	"net/http"
+	"net/url"
 	"slices"
 	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humachi"
+
+	"github.com/rekeyhq/rekey/domain"
 )
 
 // MaxBodyBytes bounds the body of a request unless its route says otherwise; it must arrive within bodyTimeout.
@@ -56,7 +59,7 @@ type Route struct {
 
 // Open registers a route that needs no key.
 func Open[I, O any](s *Surface, route Route, handler func(context.Context, *I) (*O, error), options ...func(*huma.Operation)) {
-	operation := operationOf(route, 500, 503)
+	operation := operationOf(route, 400, 500, 503)
 	operation.Description = "Needs no key."
 	if route.Method != http.MethodGet {
 		operation.Errors = append(operation.Errors, bodyErrors...)
@@ -65,14 +68,14 @@ func Open[I, O any](s *Surface, route Route, handler func(context.Context, *I) (
 }
 
 // bodyErrors are the statuses of routes that take a body.
-var bodyErrors = []int{400, 409, 413, 415, 422}
+var bodyErrors = []int{409, 413, 415, 422}
 
 // Closed registers a route that needs a key with a scope.
 func Closed[I, O any](s *Surface, route Route, handler func(context.Context, *I) (*O, error), options ...func(*huma.Operation)) {
 	if route.Scope == "" {
 		panic("surface: route " + route.Method + " " + route.Path + " names no scope")
 	}
-	operation := operationOf(route, 401, 403, 404, 422, 500, 503)
+	operation := operationOf(route, 400, 401, 403, 404, 422, 500, 503)
 	for _, scheme := range slices.Sorted(maps.Keys(s.style.Schemes)) { // any one of them
 		operation.Security = append(operation.Security, map[string][]string{scheme: {}})
 	}
@@ -111,6 +114,7 @@ func register[I, O any](s *Surface, operation huma.Operation, handler func(conte
 	for _, option := range options {
 		option(&operation)
 	}
+	operation.Middlewares = append(slices.Clip(operation.Middlewares), readableQuery)
 	if len(operation.Security) > 0 { // only a known caller has requests of its own
 		s.idempotent(&operation)
 	}
@@ -148,4 +152,18 @@ func (s *Surface) requires(scope string) func(huma.Context, func(huma.Context)) 
 		}
 		next(ctx)
 	}
+}
+
+// readableQuery refuses a query that cannot be read as a whole. What cannot be read would else be passed over: a list whose
+// filter or cursor is lost shows what nobody asked for, and proxies and we would disagree on what was asked. It comes after
+// the look at the caller's key, who else learns nothing.
+func readableQuery(ctx huma.Context, next func(huma.Context)) {
+	r, w := humachi.Unwrap(ctx)
+	if _, err := url.ParseQuery(r.URL.RawQuery); err != nil {
+		// Not the error's own text: it repeats what was sent.
+		WriteError(w, r, domain.Refuse(domain.CodeInvalidRequest,
+			"the query cannot be read: write a percent sign as %%25 and a semicolon as %%3B, and separate parameters by &"))
+		return
+	}
+	next(ctx)
 }

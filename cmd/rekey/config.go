@@ -35,6 +35,8 @@ type Config struct {
 	MasterKey   []byte // nil in dev: kept in the data directory
 	// WebhookAllow lists networks that webhooks may reach beside the public internet.
 	WebhookAllow []netip.Prefix
+	// WebhookProxy lets webhooks out; nil: they leave directly.
+	WebhookProxy *url.URL
 	// PublicURL is where receivers reach the API; empty: where it listens.
 	PublicURL           string
 	MinRotationInterval time.Duration
@@ -45,6 +47,15 @@ type Config struct {
 
 	Logger *slog.Logger
 	Out    io.Writer // gets the ready line
+	// Now is the clock; nil means time.Now.
+	Now func() time.Time
+}
+
+func (c *Config) clock() func() time.Time {
+	if c.Now != nil {
+		return c.Now
+	}
+	return time.Now
 }
 
 // Roles of a process.
@@ -67,6 +78,7 @@ var settings = []setting{
 	{"REKEY_ROOT_KEY", "", "first start: the root key to install; unset: made and printed once"},
 	{"REKEY_MASTER_KEY", "", "base64 of 32 bytes that seals what waits; dev: made in the data directory"},
 	{"REKEY_WEBHOOK_ALLOW", "", "networks (CIDRs, comma-separated) that webhooks may reach beside the public internet; dev: loopback"},
+	{"REKEY_WEBHOOK_PROXY", "", "proxy that webhooks leave through, such as http://proxy.example.com:3128; unset: none, whatever HTTPS_PROXY says"},
 	{"REKEY_PUBLIC_URL", "", "where receivers of webhooks reach the API to fetch secrets, such as https://rekey.example.com; unset: http and where the API listens"},
 	{"REKEY_TRUSTED_PROXIES", "", "networks (CIDRs, comma-separated) of proxies whose X-Forwarded-For says where a request came from"},
 	{"REKEY_MIN_ROTATION_INTERVAL", "", "shortest rotation interval; 1h, dev: 1s"},
@@ -167,6 +179,11 @@ func (c *Config) readWebhooks(env map[string]string) (err error) {
 			return fmt.Errorf("REKEY_WEBHOOK_ALLOW: %w", err)
 		}
 	}
+	if raw := env["REKEY_WEBHOOK_PROXY"]; raw != "" {
+		if c.WebhookProxy, err = webhook.ParseProxy(raw); err != nil {
+			return fmt.Errorf("REKEY_WEBHOOK_PROXY %w", err)
+		}
+	}
 	return nil
 }
 
@@ -219,10 +236,18 @@ func (c *Config) validate() error {
 func (c *Config) summary() slog.Attr {
 	return slog.Group("config",
 		"dev", c.Dev, "roles", strings.Join(c.Roles, ","), "addr", c.Addr, "metrics_addr", c.MetricsAddr, "data_dir", c.DataDir,
-		"database", redactURL(c.DatabaseURL), "nats", redactURL(c.NATSURL), "webhook_allow", fmt.Sprint(c.WebhookAllow),
+		"database", redactURL(c.DatabaseURL), "nats", redactURL(c.NATSURL), "webhook_allow", fmt.Sprint(c.WebhookAllow), "webhook_proxy", proxyHost(c.WebhookProxy),
 		"trusted_proxies", fmt.Sprint(c.TrustedProxies),
 		"min_rotation_interval", c.MinRotationInterval.String(),
 		"github_secret_scanning", c.GitHub != nil)
+}
+
+// proxyHost leaves out who we are to the proxy.
+func proxyHost(proxy *url.URL) string {
+	if proxy == nil {
+		return ""
+	}
+	return proxy.Host
 }
 
 // redactURL leaves only what helps to tell servers apart. NATS takes a list of servers; Postgres also takes settings that

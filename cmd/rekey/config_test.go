@@ -63,6 +63,7 @@ func TestConfigReadsAll(t *testing.T) {
 		"REKEY_ADDR": "0.0.0.0:80", "REKEY_METRICS_ADDR": "0.0.0.0:81", "REKEY_DATA_DIR": "/data", "REKEY_NATS_ADDR": "0.0.0.0:82",
 		"REKEY_ROOT_KEY": strings.Repeat("hidden-root-", 4), "REKEY_WEBHOOK_ALLOW": "10.0.0.0/8, fd00::/8",
 		"REKEY_MIN_ROTATION_INTERVAL": "30m", "REKEY_LOG_LEVEL": "debug", "REKEY_TRUSTED_PROXIES": "10.1.0.0/16,fd00::/8",
+		"REKEY_WEBHOOK_PROXY": "http://rekey:hidden@proxy.internal:3128",
 	} {
 		t.Setenv(name, value)
 	}
@@ -73,11 +74,11 @@ func TestConfigReadsAll(t *testing.T) {
 		}
 		got := []any{
 			c.Addr, c.MetricsAddr, c.DataDir, c.DatabaseURL, c.NATSURL, c.NATSAddr, c.RootKey.Reveal(), len(c.MasterKey),
-			len(c.WebhookAllow), fmt.Sprint(c.TrustedProxies), c.MinRotationInterval, c.Logger.Enabled(t.Context(), slog.LevelDebug),
+			len(c.WebhookAllow), fmt.Sprint(c.TrustedProxies), c.MinRotationInterval, c.Logger.Enabled(t.Context(), slog.LevelDebug), c.WebhookProxy.Host,
 		}
 		want := []any{
 			"0.0.0.0:80", "0.0.0.0:81", "/data", os.Getenv("REKEY_DATABASE_URL"), os.Getenv("REKEY_NATS_URL"), "0.0.0.0:82",
-			os.Getenv("REKEY_ROOT_KEY"), 32, 2, "[10.1.0.0/16 fd00::/8]", 30 * time.Minute, true,
+			os.Getenv("REKEY_ROOT_KEY"), 32, 2, "[10.1.0.0/16 fd00::/8]", 30 * time.Minute, true, "proxy.internal:3128",
 		}
 		if diff := gocmp.Diff(want, got); diff != "" {
 			t.Errorf("(-want +got):\n%s", diff)
@@ -97,6 +98,7 @@ func TestConfigRefuses(t *testing.T) {
 		{"REKEY_ROOT_KEY", "rk_live_hidden00hidden00hidden00hidden00hidden0", "leave it unset"},
 		{"REKEY_ROOT_KEY", strings.Repeat("hidden", 100), "32 to 512 printable characters"},
 		{"REKEY_ROOT_KEY", strings.Repeat("h", 31), "32 to 512 printable characters"},
+		{"REKEY_WEBHOOK_PROXY", "socks5://hidden@proxy:1080", "http://proxy.example.com:3128"},
 		{"REKEY_MASTER_KEY", "hidden", "openssl rand -base64 32"},
 		{"REKEY_MASTER_KEY", base64.StdEncoding.EncodeToString([]byte("hidden")), "openssl rand -base64 32"},
 		{"REKEY_WEBHOOK_ALLOW", "10.0.0.1", "a CIDR such as 10.0.0.0/8"},

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/workers"
 )
 
 // metrics are what an operator watches. Names carry their unit.
@@ -22,6 +23,7 @@ type metrics struct {
 	events    prometheus.Counter
 	batchSize prometheus.Histogram
 	batchTime prometheus.Histogram
+	alarms    *prometheus.CounterVec
 }
 
 func newMetrics() *metrics {
@@ -43,8 +45,14 @@ func newMetrics() *metrics {
 		batchTime: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "rekey_batch_duration_seconds", Help: "Time of one joined transaction.", Buckets: latency,
 		}),
+		alarms: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "rekey_alarms_total", Help: "Troubles that an operator must look at: webhook_proxy, epoch_key.",
+		}, []string{"what"}),
 	}
-	m.registry.MustRegister(m.requests, m.commands, m.events, m.batchSize, m.batchTime,
+	for _, what := range workers.Alarms() { // so that the first one is a change of a value that was there
+		m.alarms.WithLabelValues(what)
+	}
+	m.registry.MustRegister(m.requests, m.commands, m.events, m.batchSize, m.batchTime, m.alarms,
 		collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return m
 }
@@ -52,6 +60,8 @@ func newMetrics() *metrics {
 func (m *metrics) request(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
 }
+
+func (m *metrics) alarm(what string) { m.alarms.WithLabelValues(what).Inc() }
 
 func (m *metrics) batch(commands, events int, took time.Duration, err error) {
 	outcome := "decided"

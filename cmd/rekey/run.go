@@ -55,9 +55,13 @@ type process struct {
 // run builds a process, says that it is ready, serves until ctx ends or a part fails, and takes everything down again.
 func run(ctx context.Context, cfg Config) error {
 	p := &process{cfg: cfg, metrics: newMetrics()}
+	return p.run(ctx)
+}
+
+func (p *process) run(ctx context.Context) error {
 	defer p.takeDown()
 	for _, step := range []func(context.Context) error{
-		p.listen, p.startLocal, p.checkSchema, p.connect, p.buildCore,
+		p.listen, p.startLocal, p.checkSchema, p.connect, p.buildCore, p.checkSealed,
 	} {
 		if err := step(ctx); err != nil {
 			return err
@@ -186,39 +190,44 @@ func (p *process) buildCore(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	guard, err := webhook.NewGuard(p.cfg.WebhookAllow, webhook.WithDeny(p.ownAddresses()...))
+	guard, err := webhook.NewGuard(p.cfg.WebhookAllow, webhook.WithDeny(p.ownAddresses(ctx)...))
 	if err != nil {
 		return fmt.Errorf("build the webhook guard: %w", err)
 	}
 	p.store = eventstore.New(eventstore.Config{
 		Pool: p.pools.commands, Readers: p.pools.background, Projection: projections.ReadModel{}, Logger: p.cfg.Logger,
-		Observe: p.metrics.batch,
+		Observe: p.metrics.batch, Now: p.cfg.clock(),
 	})
 	p.reader = projections.NewReader(p.pools.lookups, p.pools.tenants)
-	p.verifier = projections.NewVerifier(p.reader, time.Now)
+	p.verifier = projections.NewVerifier(p.reader, p.cfg.clock())
 	p.usage = projections.NewUsage(projections.UsageConfig{Pool: p.pools.background, Logger: p.cfg.Logger})
 	p.reader.ShowUsage(p.usage)
 	p.graceUses = projections.NewGraceUses(p.pools.background, p.cfg.Logger)
-	p.sender = webhook.NewSender(webhook.SenderConfig{Guard: guard, Version: version})
+	p.sender = webhook.NewSender(webhook.SenderConfig{Guard: guard, Proxy: p.cfg.WebhookProxy, Version: version})
 	p.down = append(p.down, p.sender.Close)
 	p.commands = commands.New(commands.Config{
 		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL, Sender: p.sender,
 		PublicURL: p.publicURL(),
-		Limits:    domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval},
+		Limits:    domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval}, Now: p.cfg.clock(),
 	})
-	if p.workers, err = workers.New(workers.Config{
-		Pool: p.pools.background, Store: p.store, Reader: p.reader, Commands: p.commands, Sender: p.sender, Logger: p.cfg.Logger,
-	}); err != nil {
+	if p.workers, err = p.newWorkers(); err != nil {
 		return err
 	}
 	p.relay = workers.NewRelay(workers.RelayConfig{
 		Store: p.store, Connect: p.connectNATS, Logger: p.cfg.Logger,
-		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.pools.background, p.commands, time.Now)},
+		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.pools.background, p.commands, p.cfg.clock())},
 	})
 	if p.local != nil && p.local.nats != nil {
 		p.local.nats.SetAuthorize(p.authorizeSubscriber)
 	}
 	return nil
+}
+
+func (p *process) newWorkers() (*workers.Workers, error) {
+	return workers.New(workers.Config{
+		Pool: p.pools.background, Store: p.store, Reader: p.reader, Commands: p.commands, Sender: p.sender, Logger: p.cfg.Logger,
+		Now: p.cfg.clock(), Alarm: p.metrics.alarm,
+	})
 }
 
 // connectNATS connects as rekey itself.
@@ -235,7 +244,7 @@ func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedd
 	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) || key.Caller().LimitedToProjects() {
 		return embedded.Grant{}, false
 	}
-	p.used(key, "", time.Now()) // a key that only ever listens is in use too
+	p.used(key, "", "", time.Now()) // a key that only ever listens is in use too
 	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
 }
 
@@ -306,9 +315,9 @@ func (p *process) handler() http.Handler {
 }
 
 // used is told of every use of a key.
-func (p *process) used(key *projections.Key, address string, at time.Time) {
+func (p *process) used(key *projections.Key, address, agent string, at time.Time) {
 	p.usage.Used(key, address, at)
-	p.graceUses.Used(key, address, at)
+	p.graceUses.Used(key, address, agent, at)
 }
 
 // publicURL is where receivers reach the API. A process that does not listen takes the address of one beside it.

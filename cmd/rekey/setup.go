@@ -1,10 +1,17 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net"
 	"net/netip"
+	"net/url"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5"
 
 	"github.com/rekeyhq/rekey/projections"
 )
@@ -32,6 +39,13 @@ func (p *process) setUp(ctx context.Context) error {
 	return nil
 }
 
+// checkSealed refuses to start with a master key that cannot open what waits to be delivered.
+func (p *process) checkSealed(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	return p.commands.CheckSealed(ctx)
+}
+
 // announce prints the one line that says that everything is up.
 func (p *process) announce() error {
 	line := "ready"
@@ -51,8 +65,9 @@ func (p *process) announce() error {
 	return err
 }
 
-// ownAddresses are those that webhooks must never reach, even where private networks are allowed.
-func (p *process) ownAddresses() []netip.AddrPort {
+// ownAddresses are those that webhooks must never reach, even where private networks are allowed: what listens here, and
+// the Postgres and the NATS behind it.
+func (p *process) ownAddresses(ctx context.Context) []netip.AddrPort {
 	var own []netip.AddrPort
 	for _, listener := range []net.Listener{p.api, p.observe} {
 		if listener == nil {
@@ -65,5 +80,50 @@ func (p *process) ownAddresses() []netip.AddrPort {
 	if p.local != nil {
 		own = append(own, p.local.addresses()...)
 	}
-	return own
+	return append(own, resolveAll(ctx, serversOf(p.cfg.DatabaseURL, p.cfg.NATSURL))...)
+}
+
+// server is where something that rekey uses listens.
+type server struct {
+	host string
+	port uint16
+}
+
+// serversOf lists the servers that the URLs name; those of unix sockets have no address.
+func serversOf(databaseURL, natsURL string) []server {
+	var servers []server
+	add := func(host string, port uint16) {
+		if host != "" && !strings.HasPrefix(host, "/") {
+			servers = append(servers, server{host, port})
+		}
+	}
+	if config, err := pgx.ParseConfig(databaseURL); databaseURL != "" && err == nil {
+		add(config.Host, config.Port)
+		for _, other := range config.Fallbacks {
+			add(other.Host, other.Port)
+		}
+	}
+	for server := range strings.SplitSeq(natsURL, ",") {
+		if u, err := url.Parse(strings.TrimSpace(server)); err == nil {
+			port, err := strconv.ParseUint(cmp.Or(u.Port(), "4222"), 10, 16)
+			if err == nil {
+				add(u.Hostname(), uint16(port))
+			}
+		}
+	}
+	return servers
+}
+
+// resolveAll finds the addresses behind names, as they are at the start. What has none cannot be reached by us either.
+func resolveAll(ctx context.Context, servers []server) []netip.AddrPort {
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Second)
+	defer cancel()
+	var all []netip.AddrPort
+	for _, s := range servers {
+		addrs, _ := net.DefaultResolver.LookupNetIP(ctx, "ip", s.host)
+		for _, addr := range addrs {
+			all = append(all, netip.AddrPortFrom(addr.Unmap(), s.port))
+		}
+	}
+	return all
 }

@@ -19,16 +19,26 @@ const (
 	TypeRotationStalled = "key.rotation.stalled"
 	// TypeRotationBlocked says that a rotation was due and could not begin.
 	TypeRotationBlocked = "key.rotation.blocked"
+	// TypeRotationDeferred says that a rotation was due and begins later.
+	TypeRotationDeferred = "key.rotation.deferred"
 	// TypeRotationCompleted says that the old secret has ended.
 	TypeRotationCompleted = "key.rotation.completed"
 	// TypeRotationCancelled says that the new secret will never count: the receiver forgets it.
 	TypeRotationCancelled = "key.rotation.cancelled"
 	// TypeUsedInGrace says who still uses a secret that is about to end.
 	TypeUsedInGrace = "key.version.used_in_grace"
+	// TypeVersionRetired says that secrets have ended by time, and not in the course of a rotation.
+	TypeVersionRetired = "key.version.retired"
+	// TypeKeyRevoked says that somebody ended secrets at once.
+	TypeKeyRevoked = "key.revoked"
 	// TypeKeyExpiring says that a key ends soon.
 	TypeKeyExpiring = "key.expiring"
 	// TypeEndpointVerification asks a receiver to show that it holds the signing secret.
 	TypeEndpointVerification = "endpoint.verification"
+	// TypeEndpointDisabled says that nothing is sent to an endpoint any more.
+	TypeEndpointDisabled = "endpoint.disabled"
+	// TypeEndpointFailing says that a receiver refuses everything in the same way.
+	TypeEndpointFailing = "endpoint.failing"
 	// TypeEndpointTest is a message that means nothing.
 	TypeEndpointTest = "endpoint.test"
 )

@@ -75,6 +75,7 @@ func TestRotationCreated_Golden(t *testing.T) {
 func TestNotices_Golden(t *testing.T) {
 	t.Parallel()
 	key := Key{OrganizationID: "org_1", ProjectID: "proj_1", KeyID: "key_1", LineageID: "lin_1", Generation: 1, Name: "billing <é>"}
+	endpoint := Endpoint{OrganizationID: "org_1", ProjectID: "proj_1", EndpointID: "ep_1"}
 	use := GraceUse{RotationID: "rot_1", ReplacedByKeyID: "key_2", GraceExpiresAt: testAt.Add(time.Hour), Address: "203.0.113.0", UserAgent: "curl/8",
 		Count: 3, FirstSeen: testAt.Add(-time.Minute), LastSeen: testAt}
 	for name, encode := range map[string]func(time.Time) ([]byte, error){
@@ -88,11 +89,21 @@ func TestNotices_Golden(t *testing.T) {
 		"rotation_blocked.json": func(at time.Time) ([]byte, error) {
 			return RotationBlocked(at, key, "endpoint_disabled", testAt.Add(-time.Hour))
 		},
-		"rotation_completed.json": func(at time.Time) ([]byte, error) { return RotationCompleted(at, testRotation) },
-		"rotation_cancelled.json": func(at time.Time) ([]byte, error) { return RotationCancelled(at, testRotation, "superseded") },
-		"used_in_grace.json":      func(at time.Time) ([]byte, error) { return UsedInGrace(at, key, use) },
-		"key_expiring.json":       func(at time.Time) ([]byte, error) { return KeyExpiring(at, key, testAt.Add(time.Hour)) },
-		"endpoint_test.json":      func(at time.Time) ([]byte, error) { return EndpointTest(at, "ep_1") },
+		"rotation_deferred.json": func(at time.Time) ([]byte, error) {
+			return RotationDeferred(at, key, "outside_window", testAt.Add(-time.Hour), testAt.Add(time.Hour))
+		},
+		"version_retired.json": func(at time.Time) ([]byte, error) {
+			return VersionRetired(at, key, []string{"key_1", "key_2"}, "expired")
+		},
+		"key_revoked.json":           func(at time.Time) ([]byte, error) { return KeyRevoked(at, key, []string{"key_1"}, "left <the> team") },
+		"key_revoked_no_reason.json": func(at time.Time) ([]byte, error) { return KeyRevoked(at, key, []string{"key_1"}, "") },
+		"endpoint_disabled.json":     func(at time.Time) ([]byte, error) { return EndpointDisabled(at, endpoint, "gone") },
+		"endpoint_failing.json":      func(at time.Time) ([]byte, error) { return EndpointFailing(at, endpoint, 401, 3) },
+		"rotation_completed.json":    func(at time.Time) ([]byte, error) { return RotationCompleted(at, testRotation) },
+		"rotation_cancelled.json":    func(at time.Time) ([]byte, error) { return RotationCancelled(at, testRotation, "superseded") },
+		"used_in_grace.json":         func(at time.Time) ([]byte, error) { return UsedInGrace(at, key, use) },
+		"key_expiring.json":          func(at time.Time) ([]byte, error) { return KeyExpiring(at, key, testAt.Add(time.Hour)) },
+		"endpoint_test.json":         func(at time.Time) ([]byte, error) { return EndpointTest(at, "ep_1") },
 		"endpoint_verification.json": func(at time.Time) ([]byte, error) {
 			return EndpointVerification(at, Verification{OrganizationID: "org_1", EndpointID: "ep_1", Challenge: "chl_0123"}, testID)
 		},
@@ -123,6 +134,16 @@ func TestNotices_RefuseWhatIsIncomplete(t *testing.T) {
 		"cancelled, no state":     func() ([]byte, error) { return RotationCancelled(testAt, testRotation, "") },
 		"blocked, no reason":      func() ([]byte, error) { return RotationBlocked(testAt, key, "", testAt) },
 		"blocked, never due":      func() ([]byte, error) { return RotationBlocked(testAt, key, "x", time.Time{}) },
+		"deferred, no end":        func() ([]byte, error) { return RotationDeferred(testAt, key, "x", testAt, time.Time{}) },
+		"deferred, no reason":     func() ([]byte, error) { return RotationDeferred(testAt, key, "", testAt, testAt) },
+		"deferred, no key":        func() ([]byte, error) { return RotationDeferred(testAt, Key{}, "x", testAt, testAt) },
+		"retired, nothing":        func() ([]byte, error) { return VersionRetired(testAt, key, nil, "expired") },
+		"retired, no reason":      func() ([]byte, error) { return VersionRetired(testAt, key, []string{"key_1"}, "") },
+		"revoked, nothing":        func() ([]byte, error) { return KeyRevoked(testAt, key, nil, "") },
+		"revoked, no key":         func() ([]byte, error) { return KeyRevoked(testAt, Key{}, []string{"key_1"}, "") },
+		"no endpoint is disabled": func() ([]byte, error) { return EndpointDisabled(testAt, Endpoint{}, "gone") },
+		"no endpoint fails":       func() ([]byte, error) { return EndpointFailing(testAt, Endpoint{}, 401, 3) },
+		"an endpoint fails not":   func() ([]byte, error) { return EndpointFailing(testAt, Endpoint{"org_1", "proj_1", "ep_1"}, 0, 3) },
 		"expiring, no key":        func() ([]byte, error) { return KeyExpiring(testAt, Key{}, testAt) },
 		"expiring never":          func() ([]byte, error) { return KeyExpiring(testAt, key, time.Time{}) },
 		"used, no key":            func() ([]byte, error) { return UsedInGrace(testAt, Key{}, use) },

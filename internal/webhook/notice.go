@@ -68,6 +68,41 @@ func RotationBlocked(at time.Time, k Key, reason string, dueAt time.Time) ([]byt
 	}{k, reason, dueAt.UTC()})
 }
 
+// RotationDeferred gives the body of key.rotation.deferred: a rotation was due at dueAt and begins at until, for a reason
+// given as a stable code.
+func RotationDeferred(at time.Time, k Key, reason string, dueAt, until time.Time) ([]byte, error) {
+	complete := k.complete() && reason != "" && !dueAt.IsZero() && !until.IsZero()
+	return encodeComplete(TypeRotationDeferred, at, complete, struct {
+		Key
+		Reason string    `json:"reason"`
+		DueAt  time.Time `json:"due_at"`
+		Until  time.Time `json:"deferred_until"`
+	}{k, reason, dueAt.UTC(), until.UTC()})
+}
+
+// VersionRetired gives the body of key.version.retired: the secrets of these keys have ended by themselves, for a reason
+// given as a stable code.
+func VersionRetired(at time.Time, k Key, keyIDs []string, reason string) ([]byte, error) {
+	return encodeComplete(TypeVersionRetired, at, k.complete() && len(keyIDs) > 0 && reason != "", ended{k, keyIDs, &reason})
+}
+
+// KeyRevoked gives the body of key.revoked: somebody ended the secrets of these keys at once. reason is what they gave;
+// empty: none.
+func KeyRevoked(at time.Time, k Key, keyIDs []string, reason string) ([]byte, error) {
+	data := ended{k, keyIDs, nil}
+	if reason != "" {
+		data.Reason = &reason
+	}
+	return encodeComplete(TypeKeyRevoked, at, k.complete() && len(keyIDs) > 0, data)
+}
+
+// ended is a key of which secrets have ended.
+type ended struct {
+	Key
+	KeyIDs []string `json:"key_ids"`
+	Reason *string  `json:"reason"`
+}
+
 // KeyExpiring gives the body of key.expiring.
 func KeyExpiring(at time.Time, k Key, expiresAt time.Time) ([]byte, error) {
 	return encodeComplete(TypeKeyExpiring, at, k.complete() && !expiresAt.IsZero(), struct {
@@ -108,6 +143,39 @@ func UsedInGrace(at time.Time, k Key, use GraceUse) ([]byte, error) {
 		Client          client     `json:"client"`
 	}{k, use.RotationID, use.ReplacedByKeyID, orNull(use.GraceExpiresAt),
 		client{use.Address, use.UserAgent, use.Count, use.FirstSeen.UTC(), use.LastSeen.UTC()}})
+}
+
+// Endpoint is the receiver that a message is about.
+type Endpoint struct {
+	OrganizationID string `json:"organization_id"`
+	ProjectID      string `json:"project_id"`
+	EndpointID     string `json:"endpoint_id"`
+}
+
+func (e Endpoint) complete() bool {
+	return e.OrganizationID != "" && e.ProjectID != "" && e.EndpointID != ""
+}
+
+// EndpointDisabled gives the body of endpoint.disabled. reason is gone if the receiver answered 410, else what its owner
+// gave; empty: none.
+func EndpointDisabled(at time.Time, e Endpoint, reason string) ([]byte, error) {
+	data := struct {
+		Endpoint
+		Reason *string `json:"reason"`
+	}{e, nil}
+	if reason != "" {
+		data.Reason = &reason
+	}
+	return encodeComplete(TypeEndpointDisabled, at, e.complete(), data)
+}
+
+// EndpointFailing gives the body of endpoint.failing: the receiver gave the same answer to so many messages in a row.
+func EndpointFailing(at time.Time, e Endpoint, status, failures int) ([]byte, error) {
+	return encodeComplete(TypeEndpointFailing, at, e.complete() && status > 0 && failures > 0, struct {
+		Endpoint
+		Status   int `json:"http_status"`
+		Failures int `json:"failures"`
+	}{e, status, failures})
 }
 
 // EndpointTest gives the body of endpoint.test.

@@ -45,6 +45,8 @@ const (
 	AddressRefused Outcome = "address_refused"
 	// Canceled: the caller ended the attempt, in a shutdown for example. Nobody's failure; the message may have arrived.
 	Canceled Outcome = "canceled"
+	// ProxyFailed: the proxy that webhooks leave through could not be reached, or failed. The receiver has no part in it.
+	ProxyFailed Outcome = "proxy_failed"
 	// InvalidRequest: the request cannot be signed or sent, now or later. A bug on our side.
 	InvalidRequest Outcome = "invalid_request"
 )
@@ -64,6 +66,7 @@ var messages = map[Outcome]string{
 	TLSError:        "No secure connection to the receiver could be made. Check its TLS certificate.",
 	AddressRefused:  "The webhook URL leads to a place that webhooks may not reach.",
 	Canceled:        "The attempt was interrupted on our side. It is made again.",
+	ProxyFailed:     "The webhook could not leave our network. It is sent again, and no attempt is counted.",
 	InvalidRequest:  "The webhook could not be prepared on our side.",
 }
 
@@ -106,6 +109,8 @@ func outcomeOfError(caller context.Context, err error, seen *progress) Outcome {
 	switch {
 	case errors.Is(caller.Err(), context.Canceled):
 		return Canceled
+	case isProxy(err):
+		return outcomeOfProxy(err)
 	case errors.Is(err, ErrAddressRefused):
 		return AddressRefused
 	case isDNS(err):

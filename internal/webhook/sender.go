@@ -12,6 +12,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptrace"
+	"net/url"
 	"strconv"
 	"strings"
 	"time"
@@ -24,7 +25,7 @@ const (
 	maxResponseHeader = 64 << 10
 	maxResponseBody   = 4 << 10
 
-	idleConnsPerHost = 32
+	idleConnsPerHost = 64
 	idleConns        = 512
 	idleConnTimeout  = 90 * time.Second
 
@@ -50,6 +51,8 @@ type SenderConfig struct {
 	ConnectTimeout time.Duration
 	// RootCAs are trusted instead of the system's, where set.
 	RootCAs *x509.CertPool
+	// Proxy lets everything but plain HTTP out, asked by CONNECT; nil means none, whatever the environment says.
+	Proxy *url.URL
 	// Resolver is asked instead of the system's, where set.
 	Resolver *net.Resolver
 }
@@ -59,6 +62,7 @@ type SenderConfig struct {
 type Sender struct {
 	guard     *Guard
 	transport *http.Transport
+	https     *http.Transport // the same one, or one that goes through a proxy
 	userAgent string
 	now       func() time.Time
 	timeout   time.Duration
@@ -78,9 +82,15 @@ func NewSender(cfg SenderConfig) *Sender {
 	if version == "" {
 		version = "dev"
 	}
+	transport := newTransport(guard, cfg)
+	https := transport
+	if cfg.Proxy != nil {
+		https = proxied(transport, cfg.Proxy, cfg)
+	}
 	return &Sender{
 		guard:     guard,
-		transport: newTransport(guard, cfg),
+		transport: transport,
+		https:     https,
 		userAgent: "rekey/" + version,
 		now:       now,
 		timeout:   positiveOr(cfg.Timeout, defaultTimeout),
@@ -120,7 +130,18 @@ func newTransport(guard *Guard, cfg SenderConfig) *http.Transport {
 }
 
 // Close closes the connections that no attempt is using. The Sender may be used again afterwards.
-func (s *Sender) Close() { s.transport.CloseIdleConnections() }
+func (s *Sender) Close() {
+	s.transport.CloseIdleConnections()
+	s.https.CloseIdleConnections()
+}
+
+// over is the transport for a request.
+func (s *Sender) over(request *http.Request) *http.Transport {
+	if request.URL.Scheme == "https" {
+		return s.https
+	}
+	return s.transport
+}
 
 // Request is one message for one receiver.
 type Request struct {
@@ -186,7 +207,7 @@ func (s *Sender) attempt(caller context.Context, r Request, at time.Time) Result
 		return Result{Outcome: InvalidRequest, Err: fmt.Errorf("build webhook request: %w", err)}
 	}
 	// A transport and no http.Client: what does not exist cannot follow a redirect, keep a cookie or send a Referer.
-	response, err := s.transport.RoundTrip(request)
+	response, err := s.over(request).RoundTrip(request)
 	if err != nil {
 		outcome := outcomeOfError(caller, err, &seen)
 		return Result{Outcome: outcome, Timing: seen.timing(), Err: operatorError(outcome, err, &seen)}
