@@ -3,15 +3,12 @@ package main
 import (
 	"context"
 	"fmt"
-	"io"
 	"io/fs"
 	"net/http"
-	"net/http/httptest"
 	"os"
 	"path"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -25,15 +22,22 @@ func TestG5Canary(t *testing.T) {
 	t.Parallel()
 	c := startCanary(t)
 	c.live(t)
+	c.handOvers(t)
 	c.misuse(t)
+	c.readAll(t)
+	c.signingKeys(t)
 	search := c.seen.search()
 	c.lookIn(t, search, "the database", c.dump(t))
+	c.lookIn(t, search, "the output of pg_dump", pgDump(t, c.dir))
+	for _, a := range c.answers.harmless() {
+		c.lookIn(t, search, a.what, a.text)
+	}
 	c.lookIn(t, search, "the metrics", c.metrics(t))
 	if code, _ := c.process.terminate(t); code != 0 {
 		t.Errorf("it ended with %d", code)
 	}
 	log := c.process.errs.String()
-	if strings.Count(log, `"webhook attempted"`) < len(canaryReceivers) || strings.Count(log, `"status":4`) < 15 {
+	if strings.Count(log, `"webhook attempted"`) < len(canaryReceivers)+4 || strings.Count(log, `"status":4`) < 15 {
 		t.Errorf("the log has not told of everything")
 	}
 	c.lookIn(t, search, "the log", log)
@@ -52,74 +56,22 @@ type canary struct {
 	nats     string
 	observe  string
 	seen     canaries
-	receiver *httptest.Server
-
-	mu   sync.Mutex
-	hits map[string]int // by path of the receiver
+	answers  *recorder
+	receiver *canaryReceiver
 }
 
 func startCanary(t *testing.T) *canary {
 	t.Helper()
-	c := &canary{dir: inMemory(t), observe: freeAddr(t), hits: map[string]int{}}
-	c.receiver = httptest.NewServer(c)
-	t.Cleanup(c.receiver.Close)
-	c.process = startRekey(t, devEnv(c.dir, "REKEY_METRICS_ADDR="+c.observe, "REKEY_LOG_LEVEL=debug"), "dev")
+	c := &canary{dir: inMemory(t), observe: freeAddr(t)}
+	var trusted string
+	c.receiver, trusted = newCanaryReceiver(t, &c.seen)
+	c.process = startRekey(t, devEnv(c.dir, "REKEY_METRICS_ADDR="+c.observe, "REKEY_LOG_LEVEL=debug", "SSL_CERT_FILE="+trusted), "dev")
 	fields, _ := c.process.awaitReady(t)
 	c.rest = newREST(t, fields["url"], c.seen.add("root key", fields["root_key"]))
+	c.answers = &recorder{next: c.rest.http.Transport}
+	c.rest.http.Transport = c.answers
 	c.nats = fields["nats"]
 	return c
-}
-
-// canaryReceivers answer a webhook with its own body, in every place that an answer has.
-var canaryReceivers = map[string]func(w http.ResponseWriter, body string){
-	"/echo": func(w http.ResponseWriter, body string) { _, _ = io.WriteString(w, body) },
-	"/fail": func(w http.ResponseWriter, body string) {
-		w.Header().Set("Retry-After", body)
-		http.Error(w, body, http.StatusInternalServerError)
-	},
-	"/redirect": func(w http.ResponseWriter, body string) {
-		w.Header().Set("Location", "/elsewhere?"+body)
-		w.WriteHeader(http.StatusTemporaryRedirect)
-	},
-	"/garbage": func(w http.ResponseWriter, body string) { hijack(w, "HTTP/1.1 "+body+"\r\n\r\n") },
-	"/headers": func(w http.ResponseWriter, body string) {
-		hijack(w, "HTTP/1.1 200 OK\r\n"+body+"\r\nX-"+body+": 1\r\n\r\n")
-	},
-	"/length": func(w http.ResponseWriter, body string) {
-		hijack(w, "HTTP/1.1 200 OK\r\nContent-Length: "+body+"\r\n\r\n")
-	},
-	"/chunked": func(w http.ResponseWriter, body string) {
-		hijack(w, "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"+body)
-	},
-	"/beyond": func(w http.ResponseWriter, body string) {
-		hijack(w, "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"+body+"\r\n")
-	},
-}
-
-func hijack(w http.ResponseWriter, text string) {
-	conn, _, err := http.NewResponseController(w).Hijack()
-	if err != nil {
-		return
-	}
-	_, _ = io.WriteString(conn, text)
-	_ = conn.Close()
-}
-
-// ServeHTTP receives a webhook.
-func (c *canary) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	raw, err := io.ReadAll(r.Body)
-	if err != nil {
-		return
-	}
-	secret := strings.Split(string(raw)+`"value":""`, `"value":"`)[1]
-	secret, _, _ = strings.Cut(secret, `"`)
-	if secret != "" {
-		c.seen.add("secret sent to "+r.URL.Path, secret)
-	}
-	c.mu.Lock()
-	c.hits[r.URL.Path]++
-	c.mu.Unlock()
-	canaryReceivers[r.URL.Path](w, strings.ReplaceAll(string(raw), "\n", " "))
 }
 
 func (c *canary) make(t *testing.T, name string, fields map[string]any) keyInfo {
@@ -137,7 +89,7 @@ func (c *canary) live(t *testing.T) {
 	t.Helper()
 	for receiver := range canaryReceivers {
 		c.make(t, "to "+receiver, map[string]any{
-			"rotation_interval_seconds": 2, "grace_period_seconds": 1, "rotation_webhook_url": c.receiver.URL + receiver,
+			"rotation_interval_seconds": 2, "grace_period_seconds": 1, "rotation_webhook_url": c.receiver.url + receiver,
 		})
 	}
 	claiming := c.make(t, "claiming", map[string]any{"rotation_interval_seconds": 2, "grace_period_seconds": 1})
@@ -145,7 +97,7 @@ func (c *canary) live(t *testing.T) {
 	rotated := c.rotate(t, manual.ID, 60)
 	c.seen.add("secret of a rotation", rotated.Key)
 	var updated keyInfo
-	c.call(t, "PATCH", "/v1/api-keys/"+rotated.NewKeyID, map[string]any{"rotation_webhook_url": c.receiver.URL + "/echo"}, http.StatusOK, &updated)
+	c.call(t, "PATCH", "/v1/api-keys/"+rotated.NewKeyID, map[string]any{"rotation_webhook_url": c.receiver.url + "/echo"}, http.StatusOK, &updated)
 	c.seen.add("signing secret of an edit", updated.WebhookSecret)
 	var tenant struct{ Key string }
 	c.call(t, "POST", "/v1/organizations", map[string]any{"name": "another"}, http.StatusCreated, &tenant)
@@ -164,9 +116,12 @@ func (c *canary) live(t *testing.T) {
 		}
 	}
 	eventually(t, "a webhook at each receiver", func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return len(c.hits) == len(canaryReceivers) && c.hits["/echo"] > 1
+		for path := range canaryReceivers {
+			if c.receiver.count(path) == 0 {
+				return false
+			}
+		}
+		return c.receiver.count("/echo") > 1
 	})
 	eventually(t, "the outcome of each webhook", func() bool {
 		return strings.Count(c.process.errs.String(), `"webhook attempted"`) >= len(canaryReceivers)
@@ -263,7 +218,10 @@ func (c *canary) metrics(t *testing.T) string {
 // keep what happened has the control.
 func (c *canary) lookInFiles(t *testing.T, s *search) {
 	t.Helper()
-	control := map[string]bool{}
+	controls := map[string]string{
+		"postgres/data/pg_wal": canaryControl, "jetstream/jetstream/$G/streams/REKEY_EVENTS/msgs": canaryControl,
+		"jetstream/jetstream/$G/streams/REKEY_WEBHOOKS/msgs": `"mode":"sealed"`,
+	}
 	err := filepath.WalkDir(c.dir, func(file string, entry fs.DirEntry, err error) error {
 		if err != nil || !entry.Type().IsRegular() {
 			return err
@@ -275,17 +233,15 @@ func (c *canary) lookInFiles(t *testing.T, s *search) {
 		name, _ := filepath.Rel(c.dir, file)
 		text := string(raw)
 		c.lookIn(t, s, name, text)
-		if strings.Contains(text, canaryControl) {
-			control[path.Dir(filepath.ToSlash(name))] = true
+		if place := path.Dir(filepath.ToSlash(name)); controls[place] != "" && strings.Contains(text, controls[place]) {
+			delete(controls, place)
 		}
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, place := range []string{"postgres/data/pg_wal", "jetstream/jetstream/$G/streams/REKEY_EVENTS/msgs"} {
-		if !control[place] {
-			t.Errorf("the control is not in %s, but in %v", place, control)
-		}
+	for place, control := range controls {
+		t.Errorf("%s is not in %s", control, place)
 	}
 }

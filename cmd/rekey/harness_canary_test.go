@@ -82,9 +82,16 @@ func spellings(secret string) map[string]string {
 	add("JSON with escaped slashes", strings.ReplaceAll(secret, "/", `\/`))
 	add("URL", url.QueryEscape(secret))
 	addBytes(add, "", []byte(secret))
-	if encoded, ok := strings.CutPrefix(secret, "whsec_"); ok {
+	for _, prefix := range []string{"whsec_", "whsk_"} {
+		encoded, ok := strings.CutPrefix(secret, prefix)
+		if !ok {
+			continue
+		}
 		add("without prefix", encoded)
 		if key, err := base64.StdEncoding.DecodeString(encoded); err == nil {
+			if prefix == "whsk_" {
+				key = key[:32] // the rest is the public half
+			}
 			add("signing key", string(key))
 			addBytes(add, "signing key ", key)
 		}
