@@ -37,7 +37,7 @@ lint: ## Formatting, vet and staticcheck
 vuln: ## Known vulnerabilities in what is called
 	$(GO) run $(GOVULNCHECK) ./...
 
-bench: build ## Commands beside their limit
+bench: build ## Each figure beside its limit
 	@scripts/ensure-postgres.sh
 	@exec bin/rekey bench
 

@@ -2,11 +2,29 @@ package main
 
 import (
 	"bytes"
+	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
 	"strconv"
 	"time"
 )
+
+// startProfile writes what the processor does until stop is called; nothing without a file.
+func startProfile(file string) (stop func(), err error) {
+	if file == "" {
+		return func() {}, nil
+	}
+	f, err := os.Create(file)
+	if err != nil {
+		return nil, fmt.Errorf("make the profile: %w", err)
+	}
+	if err := pprof.StartCPUProfile(f); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the profile: %w", err), f.Close())
+	}
+	return func() { pprof.StopCPUProfile(); _ = f.Close() }, nil
+}
 
 // clockTick is what /proc counts processor time in; the kernel has shown user space 100 Hz for decades.
 const clockTick = 10 * time.Millisecond
@@ -53,3 +71,17 @@ func cpuTime() time.Duration {
 	}
 	return time.Duration(total) * clockTick
 }
+
+// spent adds up what processor time was spent on.
+type spent struct {
+	cpu   time.Duration
+	times int
+}
+
+// count begins to count; the function it returns ends that.
+func (s *spent) count() func() {
+	before := cpuTime()
+	return func() { s.cpu += cpuTime() - before }
+}
+
+func (s *spent) each() time.Duration { return s.cpu / time.Duration(max(1, s.times)) }
