@@ -221,7 +221,7 @@ func TestStream(t *testing.T) {
 // TestStreamOfASlowReader: a caller that does not read is let go, and delays nobody.
 func TestStreamOfASlowReader(t *testing.T) {
 	t.Parallel()
-	b := setup(t, options{configure: heartbeat(500 * time.Millisecond), server: func(s *httptest.Server) {
+	b := setup(t, options{configure: heartbeat(2 * time.Second), server: func(s *httptest.Server) {
 		s.Config.ConnContext = func(ctx context.Context, conn net.Conn) context.Context {
 			_ = conn.(*net.TCPConn).SetWriteBuffer(4 << 10)
 			return ctx

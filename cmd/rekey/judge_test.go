@@ -90,6 +90,8 @@ func (o *outsider) provoke(t *testing.T) {
 	r := o.r
 	o.ask(t, map[string]any{"status": "/gone", "code": http.StatusGone})
 	o.ownKey(t, "/gone")
+	o.register(t, "/failing", nil)
+	o.ask(t, map[string]any{"status": "/failing", "code": http.StatusForbidden}) // whatever it is told of
 	unverified := r.registerEndpoint(t, o.url+"/unverified", nil)
 	o.key(t, "/unverified", unverified, 1, 0) // blocked
 	o.ask(t, map[string]any{"hold": "/slow"})
@@ -103,6 +105,7 @@ func (o *outsider) provoke(t *testing.T) {
 		t.Errorf("in grace it answers %s", v)
 	}
 	r.create(t, "expiring", map[string]any{"expires_at": time.Now().Add(24*time.Hour + 2*time.Second).UTC().Format(time.RFC3339)})
+	r.create(t, "ending", map[string]any{"expires_at": time.Now().Add(2 * time.Second).UTC().Format(time.RFC3339Nano)}) // retired
 	revoked := r.create(t, "revoked", nil)
 	r.revoke(t, revoked.ID)
 
@@ -259,7 +262,8 @@ func (o *outsider) verdicts(t *testing.T) {
 		}
 	}
 	for _, k := range o.keys {
-		if k.path != "/unverified" && (seen[k.name+" http"] == 0 || seen[k.name+" nats"] == 0 || !k.until.IsZero() && seen[k.name+" ended"] == 0) {
+		ofNoKey := k.path == "/failing" // so nothing on NATS is signed for it
+		if k.path != "/unverified" && (seen[k.name+" http"] == 0 || seen[k.name+" nats"] == 0 && !ofNoKey || !k.until.IsZero() && seen[k.name+" ended"] == 0) {
 			t.Errorf("%s has shown too little: %v", k.name, seen)
 		}
 	}

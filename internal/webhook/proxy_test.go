@@ -81,7 +81,7 @@ func TestSender_Proxy(t *testing.T) {
 	if asked := proxy.asked.Load(); asked != "CONNECT example.com:443" || proxy.login.Load() == "" {
 		t.Errorf("the proxy was asked %q with login %q", asked, proxy.login.Load())
 	}
-	sender.Close() // a tunnel that is there would be used again
+	sender = newSender(t, SenderConfig{Proxy: address, RootCAs: pool, Timeout: 5 * time.Second}) // a tunnel that is there would be used again
 	for status, want := range map[int64]Outcome{
 		http.StatusForbidden: AddressRefused, http.StatusBadGateway: ConnectError, http.StatusServiceUnavailable: ConnectError,
 		http.StatusGatewayTimeout: ConnectError, http.StatusProxyAuthRequired: ProxyFailed, http.StatusInternalServerError: ProxyFailed,
