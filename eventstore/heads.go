@@ -17,6 +17,7 @@ const (
 	sqlLockHeads  = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id FOR UPDATE`
 	sqlReadHeads  = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1)`
 	sqlShareHeads = `SELECT stream_id, version, state_revision, state FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id FOR SHARE`
+	sqlHoldHeads  = `SELECT FROM streams WHERE stream_id = ANY($1) ORDER BY stream_id FOR SHARE`
 )
 
 // head is a stream as one transaction sees it.

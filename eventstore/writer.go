@@ -137,8 +137,12 @@ func (w *writer) finish(j *job) *job {
 
 func (w *writer) tryFinish(j *job) (err error) {
 	defer recovered(&err)
-	if needsLocks(j) {
+	looked, inOrder := j.lookedAt()
+	if !inOrder {
 		return errNeedsLocks
+	}
+	if len(looked) > 0 { // that they are still as they were is for move_heads to see
+		j.batch.Queue(sqlHoldHeads, looked)
 	}
 	if err := j.tx.queue(&j.batch, j.decisions, &j.position); err != nil {
 		return err
@@ -160,15 +164,28 @@ func (tx *transaction) untrue() bool {
 // errNeedsLocks leaves a batch to locked heads.
 var errNeedsLocks = errors.New("the batch takes locks in an order of its own")
 
-// needsLocks reports whether a batch would lock heads in another order than all do: lineages and endpoints that move, then
-// organizations and projects that were read, then new ones. Such a batch is rare, and might deadlock.
-func needsLocks(j *job) bool {
+// lookedAt lists the lineages and endpoints that the decisions only looked at. inOrder reports whether the batch can lock
+// heads in the order that all do, without reading them again: first these, then lineages and endpoints that move, then
+// organizations and projects that were read, then new ones. That fits if these come before those that move, by id, as the
+// receivers of keys that rotate do. Another batch is rare, and might deadlock.
+func (j *job) lookedAt() (ids []string, inOrder bool) {
+	firstMoved := ""
 	for id := range usedBy(j.decisions) {
-		if h := j.tx.heads[id]; h != nil && h.expected > 0 && h.dirty() == isParent(id) {
-			return true
+		h := j.tx.heads[id]
+		switch {
+		case h == nil || h.expected == 0: // new, or not there
+		case isParent(id):
+			if h.dirty() {
+				return nil, false
+			}
+		case !h.dirty():
+			ids = append(ids, id)
+		case firstMoved == "" || id < firstMoved:
+			firstMoved = id
 		}
 	}
-	return false
+	slices.Sort(ids)
+	return ids, len(ids) == 0 || firstMoved == "" || ids[len(ids)-1] < firstMoved
 }
 
 // loadTimeout bounds reading the heads that are not in memory.

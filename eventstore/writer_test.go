@@ -72,3 +72,34 @@ func TestUsualCommandIsOneTransaction(t *testing.T) {
 	}
 	b.checkLog(t)
 }
+
+// A command that looks at an endpoint, as each rotation does at its receiver, is decided once like any other, and not again
+// on locked heads.
+func TestLookingAtAnEndpointNeedsNoLocks(t *testing.T) {
+	t.Parallel()
+	b := setupIdle(t)
+	store := b.another(t)
+	lineage, endpoint := newID(domain.PrefixLineage), newID(domain.PrefixEndpoint)
+	for _, stream := range []string{lineage, endpoint} {
+		if _, err := store.Execute(t.Context(), begin("first", stream)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var decided atomic.Int64
+	for range 5 {
+		command := touch("again", lineage)
+		command.Reads = []string{endpoint}
+		decide := command.Decide
+		command.Decide = func(view eventstore.View, now time.Time) ([]domain.Decided, error) {
+			decided.Add(1)
+			return decide(view, now)
+		}
+		if _, err := store.Execute(t.Context(), command); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := decided.Load(); n != 5 {
+		t.Errorf("5 commands were decided %d times", n)
+	}
+	b.checkLog(t)
+}

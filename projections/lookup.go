@@ -49,6 +49,29 @@ func (l *lookup[K, V]) get(ctx context.Context, key K) (value V, ok bool, err er
 	return value, ok, r.err
 }
 
+// getAll returns the values of those keys that have one.
+func (l *lookup[K, V]) getAll(ctx context.Context, keys []K) (map[K]V, error) {
+	rounds := make([]*round[K, V], len(keys))
+	for i, key := range keys {
+		rounds[i] = l.join(key)
+	}
+	found := make(map[K]V, len(keys))
+	for i, r := range rounds {
+		select {
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		case <-r.done:
+		}
+		if r.err != nil {
+			return nil, r.err
+		}
+		if value, ok := r.found[keys[i]]; ok {
+			found[keys[i]] = value
+		}
+	}
+	return found, nil
+}
+
 // join adds the key to the round that has not begun yet, and sees that somebody works on it.
 func (l *lookup[K, V]) join(key K) *round[K, V] {
 	l.mu.Lock()

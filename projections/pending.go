@@ -16,8 +16,8 @@ const (
 	// does, nothing would ever shred the secret, so it is not stored.
 	sqlInsertPendingSecret = `INSERT INTO pending_secrets (rotation_id, key_id, mode, recipient, sealed, epoch_id, data_key, proof_hash, created_at)
 		SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9 WHERE EXISTS (SELECT FROM rotations WHERE id = $1 AND state IN ('delivering', 'stalled'))`
-	sqlPendingSecret = `SELECT p.key_id, p.mode, coalesce(p.recipient, ''), p.sealed, coalesce(p.epoch_id, ''), p.data_key, e.sealed, p.proof_hash, p.created_at
-		FROM pending_secrets p LEFT JOIN epoch_keys e ON e.id = p.epoch_id WHERE p.rotation_id = $1`
+	sqlPendingSecrets = `SELECT p.rotation_id, p.key_id, p.mode, coalesce(p.recipient, ''), p.sealed, coalesce(p.epoch_id, ''), p.data_key, e.sealed, p.proof_hash, p.created_at
+		FROM pending_secrets p LEFT JOIN epoch_keys e ON e.id = p.epoch_id WHERE p.rotation_id = ANY($1)`
 	sqlWaitingRotation = `SELECT id, coalesce(endpoint_id, '') FROM rotations
 		WHERE ` + within + ` AND lineage_id = $3 AND state IN ('delivering', 'stalled')`
 
@@ -55,16 +55,22 @@ func QueuePendingSecret(batch *pgx.Batch, p PendingSecret) {
 
 // PendingSecret returns the secret that waits for a rotation, or nil once nothing waits any more.
 func (r *Reader) PendingSecret(ctx context.Context, id domain.RotationID) (*PendingSecret, error) {
-	p := PendingSecret{RotationID: id}
-	err := r.pool.QueryRow(ctx, sqlPendingSecret, id).Scan(&p.KeyID, &p.Mode, &p.Recipient, &p.Sealed, &p.EpochID, &p.DataKey, &p.EpochKey,
-		&p.ProofHash, &p.CreatedAt)
-	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
-	}
+	p, _, err := r.pending.get(ctx, id)
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, asRefusal(err)
 	}
-	return &p, nil
+	return p, nil
+}
+
+func (r *Reader) fetchPending(ctx context.Context, ids []domain.RotationID) (map[domain.RotationID]*PendingSecret, error) {
+	found := make(map[domain.RotationID]*PendingSecret, len(ids))
+	_, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (domain.RotationID, error) {
+		var p PendingSecret
+		err := row.Scan(&p.RotationID, &p.KeyID, &p.Mode, &p.Recipient, &p.Sealed, &p.EpochID, &p.DataKey, &p.EpochKey, &p.ProofHash, &p.CreatedAt)
+		found[p.RotationID] = &p
+		return p.RotationID, err
+	}, sqlPendingSecrets, ids)
+	return found, err
 }
 
 // WaitingRotation returns the rotation of a lineage that has not been acknowledged, if there is one in the tenant's reach.

@@ -94,7 +94,7 @@ func TestR41PlansReadFewPages(t *testing.T) {
 		{"busy sweep of due work", sqlDue, []any{now.Add(48 * time.Hour), 256}, 256, 270, true},
 		{"idle sweep of deliveries", claimDeliveries(t), []any{now, now, 256}, 0, 4, true},
 		{"waiting rotation", sqlWaitingRotation, []any{org, all, padded("lin", 10)}, 1, 4, true},
-		{"pending secret", sqlPendingSecret, []any{padded("rot", 10)}, 1, 4, true},
+		{"pending secret", sqlPendingSecrets, []any{[]string{padded("rot", 10)}}, 1, 4, true},
 		{"own organization", sqlOwnOrganization, []any{other, all}, 1, 6, true},
 		{"project by id", sqlProjects, []any{other, all, padded("proj", 9000), "", 1}, 1, 6, true},
 		{"projects of an organization", sqlProjects, []any{other, all, "", "", 50}, 1, 6, true},

@@ -27,6 +27,8 @@ type Reader struct {
 	usage    *Usage // nil: uses are not counted here
 
 	byOrganization *lookup[domain.OrganizationID, *Organization]
+	pending        *lookup[domain.RotationID, *PendingSecret]
+	signing        *lookup[domain.EndpointID, []storedSecret]
 }
 
 // keyRef is a key as its organization asks for it.
@@ -61,6 +63,8 @@ func NewReader(pool, tenants *pgxpool.Pool) *Reader {
 	r.byDigest = &lookup[domain.Digest, *Key]{gather: lookupGather, fetch: r.fetchByDigest}
 	r.byID = &lookup[keyRef, *Key]{gather: lookupGather, fetch: r.fetchByID}
 	r.byOrganization = &lookup[domain.OrganizationID, *Organization]{gather: lookupGather, fetch: r.fetchOrganizations}
+	r.pending = &lookup[domain.RotationID, *PendingSecret]{gather: lookupGather, fetch: r.fetchPending}
+	r.signing = &lookup[domain.EndpointID, []storedSecret]{gather: lookupGather, fetch: r.fetchSigning}
 	return r
 }
 

@@ -313,7 +313,7 @@ func TestReaderWithoutStore(t *testing.T) {
 		"projects":      func() error { _, err := r.Projects(ctx, reach, projections.Page{}); return err },
 		"environments":  func() error { _, err := r.Environments(ctx, reach, "", projections.Page{}); return err },
 		"due":           func() error { _, err := r.Due(ctx, w.clock.Now(), 1); return err },
-		"secrets":       func() error { _, err := r.EndpointSecrets(ctx, nil, time.Time{}); return err },
+		"secrets":       func() error { _, err := r.EndpointSecrets(ctx, []domain.EndpointID{"ep"}, time.Time{}); return err },
 		"pending":       func() error { _, err := r.PendingSecret(ctx, "rot"); return err },
 		"waiting":       func() error { _, _, err := r.WaitingRotation(ctx, reach, "lin"); return err },
 	} {

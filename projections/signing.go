@@ -13,8 +13,8 @@ import (
 const (
 	sqlInsertEndpointSecret = `INSERT INTO endpoint_secrets (endpoint_id, version, kind, sealed, created_at) VALUES ($1, $2, $3, $4, $5)`
 	// Newest first, which is the order of signatures.
-	sqlEndpointSecrets = `SELECT endpoint_id, kind, sealed FROM endpoint_secrets
-		WHERE endpoint_id = ANY($1) AND (expires_at IS NULL OR expires_at > $2) ORDER BY endpoint_id, version DESC, kind`
+	sqlEndpointSecrets = `SELECT endpoint_id, kind, sealed, expires_at FROM endpoint_secrets
+		WHERE endpoint_id = ANY($1) ORDER BY endpoint_id, version DESC, kind`
 	// Those that were replaced before keep the end that they have.
 	sqlReplaceSecrets = `UPDATE endpoint_secrets SET expires_at = $2 WHERE endpoint_id = $1 AND expires_at IS NULL`
 	sqlAnySigning     = `SELECT endpoint_id, sealed FROM endpoint_secrets ORDER BY created_at DESC LIMIT 1`
@@ -27,6 +27,12 @@ const (
 type SealedSecret struct {
 	Kind   string // the version of its signatures: v1 or v1a
 	Sealed []byte
+}
+
+// storedSecret is one as it is read. end is when it runs out; nil: it is the current one.
+type storedSecret struct {
+	SealedSecret
+	end *time.Time
 }
 
 // QueueEndpointSecrets stores the sealed signing secrets of one version of an endpoint together with the events of a batch.
@@ -65,14 +71,30 @@ func (r *Reader) AnySigningSecret(ctx context.Context) (id domain.EndpointID, se
 
 // EndpointSecrets returns the sealed secrets that endpoints sign with at a time, newest first.
 func (r *Reader) EndpointSecrets(ctx context.Context, ids []domain.EndpointID, now time.Time) (map[domain.EndpointID][]SealedSecret, error) {
-	found := make(map[domain.EndpointID][]SealedSecret, len(ids))
+	all, err := r.signing.getAll(ctx, ids)
+	if err != nil {
+		return nil, asRefusal(err)
+	}
+	found := make(map[domain.EndpointID][]SealedSecret, len(all))
+	for id, secrets := range all {
+		for _, s := range secrets {
+			if s.end == nil || s.end.After(now) {
+				found[id] = append(found[id], s.SealedSecret)
+			}
+		}
+	}
+	return found, nil
+}
+
+func (r *Reader) fetchSigning(ctx context.Context, ids []domain.EndpointID) (map[domain.EndpointID][]storedSecret, error) {
+	found := make(map[domain.EndpointID][]storedSecret, len(ids))
 	_, err := collect(ctx, r.pool, func(row pgx.CollectableRow) (id domain.EndpointID, err error) {
-		var s SealedSecret
-		if err = row.Scan(&id, &s.Kind, &s.Sealed); err == nil {
+		var s storedSecret
+		if err = row.Scan(&id, &s.Kind, &s.Sealed, &s.end); err == nil {
 			found[id] = append(found[id], s)
 		}
 		return id, err
-	}, sqlEndpointSecrets, ids, now)
+	}, sqlEndpointSecrets, ids)
 	return found, err
 }
 

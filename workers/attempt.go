@@ -2,7 +2,6 @@ package workers
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,20 +27,23 @@ type delivery struct {
 }
 
 const (
-	// The attempt is recorded before it is made, in the statement that claims it: a worker that dies leaves its trace. While
-	// the endpoint is left alone, one attempt at a time may try it: the one that moves next_probe_at on.
-	sqlBeginAttempt = `WITH due AS (
-			SELECT d.id, d.endpoint_id FROM webhook_deliveries d JOIN webhook_endpoints e ON e.id = d.endpoint_id
-			WHERE d.id = $1 AND d.attempts = $2 AND d.state = 'pending' AND d.attempts - d.attempts_before < $5
+	// Attempts are recorded before they are made, in the statement that claims them: a worker that dies leaves its trace.
+	// While an endpoint is left alone, one attempt at a time may try it: the one that moves next_probe_at on. Rows are locked
+	// in an order that all have. The state is compared in a way that lets no index of all that is pending be read for it.
+	sqlBeginAttempts = `WITH due AS (
+			SELECT d.id, d.endpoint_id FROM unnest($1::text[], $2::int[]) AS asked(id, attempts)
+			JOIN webhook_deliveries d ON d.id = asked.id JOIN webhook_endpoints e ON e.id = d.endpoint_id
+			WHERE d.attempts = asked.attempts AND d.state IS NOT DISTINCT FROM 'pending' AND d.attempts - d.attempts_before < $5
 				AND e.state = 'active' AND e.deleted_at IS NULL
-			FOR UPDATE OF d
+			ORDER BY d.endpoint_id, d.id FOR UPDATE OF d
 		), probe AS (
-			UPDATE endpoint_health h SET state = 'half_open', next_probe_at = $3 FROM due
-			WHERE h.endpoint_id = due.endpoint_id AND h.state <> 'closed' AND h.next_probe_at <= $4 RETURNING h.endpoint_id
+			UPDATE endpoint_health h SET state = 'half_open', next_probe_at = $3
+			FROM (SELECT endpoint_id, min(id) AS id FROM due GROUP BY endpoint_id) first
+			WHERE h.endpoint_id = first.endpoint_id AND h.state <> 'closed' AND h.next_probe_at <= $4 RETURNING first.id
 		), claimed AS (
 			UPDATE webhook_deliveries d SET attempts = d.attempts + 1, next_attempt_at = $3, put_off_from = NULL
 			FROM due LEFT JOIN endpoint_health h ON h.endpoint_id = due.endpoint_id
-			WHERE d.id = due.id AND (h.state IS NULL OR h.state = 'closed' OR EXISTS (SELECT FROM probe))
+			WHERE d.id = due.id AND (h.state IS NULL OR h.state = 'closed' OR d.id IN (SELECT id FROM probe))
 			RETURNING d.*, h.endpoint_id IS NOT NULL AS failed_before
 		), noted AS (
 			INSERT INTO webhook_attempts (delivery_id, number, started_at, worker, trigger, actor)
@@ -50,13 +52,20 @@ const (
 		SELECT c.id, c.message_id, c.type, c.endpoint_id, e.url, e.secret_mode, coalesce(e.receiver_key->>'id', ''), coalesce(c.lineage_id, ''),
 			coalesce(c.rotation_id, ''), c.position, c.attempts, c.attempts - c.attempts_before, c.failed_before
 		FROM claimed c JOIN webhook_endpoints e ON e.id = c.endpoint_id`
-	sqlEndAttempt = `UPDATE webhook_attempts SET finished_at = $3, outcome = $4, status = $5, dns_ms = $6, connect_ms = $7, tls_ms = $8,
-			first_byte_ms = $9, total_ms = $10, retry_after_seconds = $11, next_delay_seconds = $12
-		WHERE delivery_id = $1 AND number = $2 AND finished_at IS NULL`
+	sqlEndAttempts = `UPDATE webhook_attempts a SET finished_at = r.finished_at, outcome = r.outcome, status = r.status, dns_ms = r.dns_ms,
+			connect_ms = r.connect_ms, tls_ms = r.tls_ms, first_byte_ms = r.first_byte_ms, total_ms = r.total_ms,
+			retry_after_seconds = r.retry_after_seconds, next_delay_seconds = r.next_delay_seconds
+		FROM unnest($1::text[], $2::int[], $3::timestamptz[], $4::text[], $5::int[], $6::int[], $7::int[], $8::int[], $9::int[], $10::int[],
+				$11::int[], $12::int[])
+			AS r(delivery_id, number, finished_at, outcome, status, dns_ms, connect_ms, tls_ms, first_byte_ms, total_ms, retry_after_seconds,
+				next_delay_seconds)
+		WHERE a.delivery_id = r.delivery_id AND a.number = r.number AND a.finished_at IS NULL`
 	// A message that arrived has arrived, whatever a later attempt does; that one was in vain says nothing of a later one, nor
 	// of the new budget that a redelivery gave meanwhile: then no attempt of this budget is under way.
-	sqlEndDelivery = `UPDATE webhook_deliveries SET state = $2, last_outcome = $3, last_status = $4, finished_at = $5
-		WHERE id = $1 AND state IN ('pending', 'held') AND ($2 <> 'failed' OR attempts = $6 AND (attempts > attempts_before OR $3 = 'endpoint_deleted'))`
+	sqlEndDeliveries = `UPDATE webhook_deliveries d SET state = r.state, last_outcome = r.outcome, last_status = r.status, finished_at = r.finished_at
+		FROM unnest($1::text[], $2::text[], $3::text[], $4::int[], $5::timestamptz[], $6::int[]) AS r(id, state, outcome, status, finished_at, attempts)
+		WHERE d.id = r.id AND d.state IN ('pending', 'held')
+			AND (r.state <> 'failed' OR d.attempts = r.attempts AND (d.attempts > d.attempts_before OR r.outcome = 'endpoint_deleted'))`
 	// An attempt that is not the receiver's failure is not counted: the budget begins one later. Once a redelivery has given
 	// a new budget, that has its own plan.
 	sqlRetryDelivery = `UPDATE webhook_deliveries SET last_outcome = $2, last_status = $3, next_attempt_at = $4,
@@ -83,28 +92,54 @@ const (
 		WHERE d.id = $1 AND d.attempts = $2 AND d.state = 'pending'`
 )
 
+// claim is an attempt that is asked for, and what came of that.
+type claim struct {
+	deliverArgs
+	claimed *delivery // nil: it is not to be made
+}
+
 // beginAttempt claims the next attempt; without one to be made it returns pgx.ErrNoRows.
 func (w *Workers) beginAttempt(ctx context.Context, args deliverArgs) (*delivery, error) {
-	now := w.cfg.Now()
-	var claimed *delivery
+	var asked *claim
 	err := w.writes.do(ctx, lockOrder(args.EndpointID, args.DeliveryID), func(batch *pgx.Batch) {
-		claimed = nil
-		batch.Queue(sqlBeginAttempt, args.DeliveryID, args.Attempts, now.Add(w.cfg.AttemptLease), now, webhook.MaxAttempts, w.cfg.Name).
-			QueryRow(func(row pgx.Row) error {
-				var d delivery
-				err := row.Scan(&d.id, &d.messageID, &d.kind, &d.endpoint, &d.url, &d.mode, &d.receiverKey, &d.lineage, &d.rotation, &d.position,
-					&d.attempt, &d.used, &d.failedBefore)
-				if errors.Is(err, pgx.ErrNoRows) { // which is no fault of those that are joined with it
-					return nil
-				}
-				claimed = &d
-				return err
-			})
+		asked = &claim{deliverArgs: args}
+		w.queueBegin(batch, asked)
 	})
-	if err == nil && claimed == nil {
+	if err == nil && asked.claimed == nil {
 		err = pgx.ErrNoRows
 	}
-	return claimed, err
+	if err != nil {
+		return nil, err
+	}
+	return asked.claimed, nil
+}
+
+func (w *Workers) queueBegin(batch *pgx.Batch, asked *claim) {
+	first, all := queueTogether(batch, sqlBeginAttempts, asked, func(claims []*claim) []any {
+		now := w.cfg.Now()
+		return []any{
+			column(claims, func(c *claim) string { return c.DeliveryID }), column(claims, func(c *claim) int { return c.Attempts }),
+			now.Add(w.cfg.AttemptLease), now, webhook.MaxAttempts, w.cfg.Name,
+		}
+	})
+	if first == nil {
+		return
+	}
+	first.Query(func(rows pgx.Rows) error {
+		var d delivery
+		_, err := pgx.ForEachRow(rows, []any{&d.id, &d.messageID, &d.kind, &d.endpoint, &d.url, &d.mode, &d.receiverKey, &d.lineage, &d.rotation,
+			&d.position, &d.attempt, &d.used, &d.failedBefore}, func() error {
+			taken := d
+			for _, c := range all.rows { // of two that ask for the same, the first has it
+				if c.DeliveryID == d.id && c.Attempts == d.attempt-1 {
+					c.claimed = &taken
+					break
+				}
+			}
+			return nil
+		})
+		return err
+	})
 }
 
 // lockOrder is the order in which attempts lock rows: those of an endpoint share the row of its health.
@@ -118,23 +153,52 @@ func (w *Workers) write(ctx context.Context, d *delivery, queue func(*pgx.Batch)
 // secret reports whether the message brings a new secret, so that its fate is that of a rotation.
 func (d *delivery) secret() bool { return d.kind == webhook.TypeRotationCreated }
 
+// ending is how an attempt ended, and when the next one is due: zero for never.
+type ending struct {
+	*delivery
+	webhook.Result
+	at, next time.Time
+	state    string // of the delivery; empty: it goes on
+}
+
+func (e ending) outcome() string { return string(e.Outcome) }
+func (e ending) status() *int    { return optionalStatus(e.Result) }
+
 // queueEnd closes the attempt under way. next is when the next one is due, zero for none.
 func (w *Workers) queueEnd(batch *pgx.Batch, d *delivery, result webhook.Result, next time.Time) {
-	now := w.cfg.Now()
-	var delay *int64
-	if !next.IsZero() {
-		seconds := int64(next.Sub(now) / time.Second)
-		delay = &seconds
+	queueTogether(batch, sqlEndAttempts, ending{delivery: d, Result: result, at: w.cfg.Now(), next: next}, func(all []ending) []any {
+		return []any{
+			column(all, func(e ending) string { return e.id }), column(all, func(e ending) int { return e.attempt }),
+			column(all, func(e ending) time.Time { return e.at }), column(all, ending.outcome), column(all, ending.status),
+			column(all, func(e ending) *int64 { return milliseconds(e.Timing.DNS) }),
+			column(all, func(e ending) *int64 { return milliseconds(e.Timing.Connect) }),
+			column(all, func(e ending) *int64 { return milliseconds(e.Timing.TLS) }),
+			column(all, func(e ending) *int64 { return milliseconds(e.Timing.FirstByte) }),
+			column(all, func(e ending) *int64 { return milliseconds(e.Duration) }),
+			column(all, func(e ending) *int64 { return inSeconds(e.RetryAfter) }), column(all, ending.delay),
+		}
+	})
+}
+
+// delay is how long the next attempt waits, if there is one.
+func (e ending) delay() *int64 {
+	if e.next.IsZero() {
+		return nil
 	}
-	t := result.Timing
-	batch.Queue(sqlEndAttempt, d.id, d.attempt, now, string(result.Outcome), optionalStatus(result), milliseconds(t.DNS), milliseconds(t.Connect),
-		milliseconds(t.TLS), milliseconds(t.FirstByte), milliseconds(result.Duration), inSeconds(result.RetryAfter), delay)
+	seconds := int64(e.next.Sub(e.at) / time.Second)
+	return &seconds
 }
 
 // queueFinish closes the attempt and the delivery.
 func (w *Workers) queueFinish(batch *pgx.Batch, d *delivery, state string, result webhook.Result) {
 	w.queueEnd(batch, d, result, time.Time{})
-	batch.Queue(sqlEndDelivery, d.id, state, string(result.Outcome), optionalStatus(result), w.cfg.Now(), d.attempt)
+	queueTogether(batch, sqlEndDeliveries, ending{delivery: d, Result: result, at: w.cfg.Now(), state: state}, func(all []ending) []any {
+		return []any{
+			column(all, func(e ending) string { return e.id }), column(all, func(e ending) string { return e.state }),
+			column(all, ending.outcome), column(all, ending.status), column(all, func(e ending) time.Time { return e.at }),
+			column(all, func(e ending) int { return e.attempt }),
+		}
+	})
 }
 
 // retryAt closes an attempt and plans the next one. A free one is not counted.

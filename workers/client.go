@@ -37,7 +37,7 @@ type Config struct {
 	Now func() time.Time
 	// SweepEvery is how often due work is looked for; 0 means a second.
 	SweepEvery time.Duration
-	// Concurrency is how many webhooks may be on their way at once; 0 means 64.
+	// Concurrency is how many webhooks may be on their way at once; 0 means 256.
 	Concurrency int
 	// EndpointConcurrency and EndpointRate bound what one endpoint gets of this process at once and per second; 0 means 4 and 20.
 	EndpointConcurrency int
@@ -99,7 +99,7 @@ func New(cfg Config) (*Workers, error) {
 		cfg.Now = time.Now
 	}
 	cfg.SweepEvery = cmp.Or(cfg.SweepEvery, time.Second)
-	cfg.Concurrency = cmp.Or(cfg.Concurrency, 64)
+	cfg.Concurrency = cmp.Or(cfg.Concurrency, 256)
 	cfg.EndpointConcurrency = cmp.Or(cfg.EndpointConcurrency, 4)
 	cfg.EndpointRate = cmp.Or(cfg.EndpointRate, 20)
 	cfg.AttemptLease = cmp.Or(cfg.AttemptLease, attemptLease)

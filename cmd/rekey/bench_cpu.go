@@ -29,7 +29,8 @@ func startProfile(file string) (stop func(), err error) {
 // clockTick is what /proc counts processor time in; the kernel has shown user space 100 Hz for decades.
 const clockTick = 10 * time.Millisecond
 
-// cpuTime is the processor time that this process and those it started have used, Postgres among them. Beside requests
+// cpuTime is the processor time that this process and those it started have used, Postgres among them,
+// also if they have ended. Beside requests
 // per second it tells how much of a figure is the machine's noise. It is zero where there is no /proc.
 func cpuTime() time.Duration {
 	type process struct {
@@ -50,14 +51,14 @@ func cpuTime() time.Duration {
 		// The name in brackets may hold anything; what follows it is fields 3 and on.
 		_, rest, ok := bytes.Cut(raw, []byte(") "))
 		fields := bytes.Fields(rest)
-		if !ok || len(fields) < 13 {
+		if !ok || len(fields) < 15 {
 			continue
 		}
 		number := func(i int) int64 {
 			n, _ := strconv.ParseInt(string(fields[i]), 10, 64)
 			return n
 		}
-		processes[pid] = process{parent: int(number(1)), ticks: number(11) + number(12)}
+		processes[pid] = process{parent: int(number(1)), ticks: number(11) + number(12) + number(13) + number(14)}
 	}
 	self := os.Getpid()
 	var total int64

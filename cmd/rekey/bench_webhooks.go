@@ -16,7 +16,7 @@ import (
 const (
 	webhooksAim = 0.25
 	// webhooksAtOnce is how many the limit posts at once, as many as the workers do.
-	webhooksAtOnce = 64
+	webhooksAtOnce = 256
 )
 
 // postal is a receiver, and a database with a key for each address there.
@@ -114,6 +114,9 @@ func (s *postal) deliver(ctx context.Context) (rate float64, err error) {
 			case <-ctx.Done():
 				return ctx.Err()
 			case <-time.After(20 * time.Millisecond):
+			}
+			if s.receiver.arrived.Load() < int64(told) { // asking the database costs it something
+				continue
 			}
 			if waiting, err = s.p.count(ctx, sqlWaiting); err != nil {
 				return err

@@ -25,8 +25,8 @@ const (
 	maxResponseHeader = 64 << 10
 	maxResponseBody   = 4 << 10
 
-	idleConnsPerHost = 64
-	idleConns        = 512
+	idleConnsPerHost = 256
+	idleConns        = 1024
 	idleConnTimeout  = 90 * time.Second
 
 	// An HTTP/2 connection that died without a word would fail every message until its deadline; a ping finds it.
