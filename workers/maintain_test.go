@@ -28,6 +28,10 @@ func TestGraceUsesAreTold(t *testing.T) {
 	if err != nil || old == nil || old.State != domain.GenerationGrace {
 		t.Fatalf("the old key is %+v, %v", old, err)
 	}
+	// The upkeep of this minute would tell what is half written. The next one is a minute away, as a rule.
+	relayTestPoll(t, func() bool {
+		return one[int](t, h, `SELECT count(*) FROM river.river_job WHERE kind = 'maintain' AND state = 'completed'`) > 0
+	}, func() string { return "the upkeep has not run" })
 	var writers sync.WaitGroup
 	for range 8 {
 		writers.Go(func() {
