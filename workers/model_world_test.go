@@ -188,7 +188,8 @@ func (m *model) settle(t fataler) {
 	}
 }
 
-const sqlUnderWay = `SELECT count(*) FROM river.river_job WHERE kind = 'deliver'
+// sqlUnderWay counts sweeps too: a process asks for one when it starts, and on a busy machine it may come late.
+const sqlUnderWay = `SELECT count(*) FROM river.river_job WHERE kind IN ('deliver', 'sweep')
 	AND (state = 'available' OR state = 'running' AND attempted_by[array_upper(attempted_by, 1)] = ANY($1))`
 
 func (m *model) quiet(t fataler) bool {
