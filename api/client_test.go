@@ -76,6 +76,9 @@ func (c *client) request(method, path string, body any, headers ...string) *http
 	}
 	if c.secret != "" {
 		request.Header.Set("Authorization", "Bearer "+c.secret)
+		if about := strings.SplitN(path, "?", 2)[0]; about == "/v1/auth" || strings.HasPrefix(about, "/v1/auth/") { // a gateway that asks about itself
+			request.Header.Set("Rekey-Authorization", "Bearer "+c.secret)
+		}
 	}
 	if body != nil {
 		request.Header.Set("Content-Type", "application/json")

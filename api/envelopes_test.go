@@ -13,6 +13,7 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/migrations/dbtest"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
 // closedSurfaces are requests that any key may ask of the surfaces which ask for a key before they say anything.
@@ -103,11 +104,13 @@ func TestSurfacesSwitchedOff(t *testing.T) {
 // knownKey is a verifier that knows one key by heart.
 type knownKey struct{ key *projections.Key }
 
-func (k *knownKey) Verify(context.Context, projections.VerifyRequest) (projections.Verdict, error) {
-	return projections.Verdict{}, errors.New("not asked")
+func (k *knownKey) Verify(context.Context, *projections.VerifyRequest) (verifier.Answer, error) {
+	return verifier.Answer{}, errors.New("not asked")
 }
 
-func (k *knownKey) Authenticate(context.Context, string) (*projections.Key, error) { return k.key, nil }
+func (k *knownKey) Authenticate(context.Context, string) (*verifier.Record, error) {
+	return verifier.Pack(k.key), nil
+}
 
 // TestSurfacesSwitchedOff_MustBeKnown is a surface that cannot learn whether it is switched off: it lets nobody through.
 func TestSurfacesSwitchedOff_MustBeKnown(t *testing.T) {

@@ -79,7 +79,8 @@ func (tr *transcript) call(c *client, title, method, path string, body any, head
 }
 
 // shownHeaders are those that a client may rely on.
-var shownHeaders = []string{"Allow", "Cache-Control", "Content-Type", "Link", "Retry-After", "Www-Authenticate", "X-Content-Type-Options", "X-Request-Id"}
+var shownHeaders = []string{"Allow", "Cache-Control", "Content-Type", "Link", "Rekey-Code", "Rekey-Environment-Id", "Rekey-Gateway-Error", "Rekey-Key-Id",
+	"Rekey-Key-Status", "Rekey-Lineage-Id", "Rekey-Organization-Id", "Rekey-Project-Id", "Rekey-Scopes", "Retry-After", "Www-Authenticate", "X-Content-Type-Options", "X-Request-Id"}
 
 func (tr *transcript) write(a *answer) {
 	fmt.Fprintf(&tr.text, "%d\n", a.status)

@@ -9,6 +9,7 @@ import (
 	"io"
 	"maps"
 	"net/http"
+	"net/url"
 	"regexp"
 	"slices"
 	"strings"
@@ -58,6 +59,7 @@ func (d *document) judge(request *http.Request, response *http.Response, body []
 	if local := notUTC.Find(body); local != nil {
 		return fmt.Errorf("the time %s is not in UTC", local)
 	}
+	request = asAsked(request)
 	pattern, o := d.find(request.Method, request.URL.EscapedPath())
 	if o == nil {
 		return d.judgeRoutes(response, body)
@@ -77,6 +79,23 @@ func (d *document) judge(request *http.Request, response *http.Response, body []
 		}
 	}
 	return d.judgeAnswer(pattern, request, response, body)
+}
+
+// asAsked is a request to /v1/auth as the document has it: any method and any path below it are taken, as its description
+// says, and there the query counts for nothing.
+func asAsked(request *http.Request) *http.Request {
+	below, isAsked := strings.CutPrefix(request.URL.Path, "/v1/auth")
+	if !isAsked || below != "" && below[0] != '/' {
+		return request
+	}
+	same := request.Clone(context.Background())
+	if same.GetBody = request.GetBody; below != "" {
+		same.URL = &url.URL{Path: "/v1/auth"}
+	}
+	if !slices.Contains([]string{"GET", "POST", "PUT", "PATCH", "DELETE"}, request.Method) {
+		same.Method = http.MethodGet
+	}
+	return same
 }
 
 var notUTC = regexp.MustCompile(`"\d{4}-\d\d-\d\dT[^"]*[^"Z]"`)

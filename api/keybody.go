@@ -27,6 +27,7 @@ type KeyBody struct {
 	LastUsedAt              *time.Time            `json:"last_used_at" doc:"null: not known to be used"`
 	LastUsedIP              *string               `json:"last_used_ip"`
 	UseCount                int64                 `json:"use_count" example:"0"`
+	UseCompleteUntil        *time.Time            `json:"use_complete_until" doc:"Each verify that was answered before is counted, on every replica, but for the last second of one that crashed; null: not known"`
 	CreatedAt               time.Time             `json:"created_at"`
 	RevokedAt               *time.Time            `json:"revoked_at" doc:"When it was revoked, or discarded because its rotation was cancelled"`
 	ReplacedByKeyID         *domain.KeyID         `json:"replaced_by_key_id" example:"key_01jz8q0v6me5et8b3k2c9d4x7b" doc:"The next generation, once that is active"`
@@ -38,6 +39,7 @@ type KeyBody struct {
 	RotationWebhookURL      *string               `json:"rotation_webhook_url" example:"https://hooks.example.com/rekey" doc:"Who is sent the new secret; null: the old key fetches it"`
 	WebhookEndpointID       *domain.EndpointID    `json:"webhook_endpoint_id" example:"ep_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The webhook endpoint that is sent the new secret: a registered one, or the one of rotation_webhook_url"`
 	Metadata                surface.Object        `json:"metadata"`
+	KeyLimits
 }
 
 const secondsPerDay = 24 * 60 * 60
@@ -48,10 +50,11 @@ func bodyOf(k *projections.Key, now time.Time) KeyBody {
 		ID: k.ID, LineageID: k.LineageID, Generation: k.Generation, OrganizationID: k.OrganizationID, ProjectID: k.ProjectID,
 		EnvironmentID: k.EnvironmentID, Name: k.Name, KeyPrefix: k.Secret.Prefix, LastFour: k.Secret.LastFour,
 		Scopes: orEmpty(k.Scopes), Resources: surface.Resources(k.Resources), Status: k.StatusAt(now), ExpiresAt: k.ExpiresAt,
-		LastUsedAt: k.LastUsedAt, LastUsedIP: k.LastUsedIP, UseCount: k.UseCount,
+		LastUsedAt: k.LastUsedAt, LastUsedIP: k.LastUsedIP, UseCount: k.UseCount, UseCompleteUntil: k.UseCompleteUntil,
 		CreatedAt: k.CreatedAt, RevokedAt: k.RevokedAt, ReplacedByKeyID: k.ReplacedBy, GraceExpiresAt: k.GraceExpiresAt,
 		RotationIntervalSeconds: k.RotationIntervalSeconds, GracePeriodSeconds: k.GraceSeconds,
 		NextRotationAt: k.NextRotationAt, RotationWebhookURL: k.WebhookURL, WebhookEndpointID: k.EndpointID, Metadata: surface.Object{RawMessage: k.Metadata},
+		KeyLimits: limitsShown(k),
 	}
 	if s := k.RotationIntervalSeconds; s != nil && *s%secondsPerDay == 0 {
 		days := *s / secondsPerDay

@@ -143,6 +143,7 @@ type updateKeyInput struct {
 		GracePeriodMinutes      surface.Optional[int64]             `json:"grace_period_minutes,omitempty" nullable:"false" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
 		GracePeriodSeconds      surface.Optional[int64]             `json:"grace_period_seconds,omitempty" nullable:"false" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; 0 ends it then"`
 		Metadata                surface.Optional[surface.Object]    `json:"metadata,omitempty" doc:"Replaces all of it; null: none"`
+		KeyLimitChanges
 	}
 }
 
@@ -178,6 +179,9 @@ func (s *server) updateKey(ctx context.Context, in *updateKeyInput) (*updatedKey
 		Scopes:    domain.Change[domain.Scopes]{Set: b.Scopes.Set, Value: b.Scopes.Value},
 		Resources: domain.Change[domain.Resources]{Set: b.Resources.Set, Value: domain.Resources(b.Resources.Value)},
 		Metadata:  domain.Change[json.RawMessage]{Set: b.Metadata.Set, Value: b.Metadata.Value.RawMessage},
+	}
+	if err := b.change(&update); err != nil {
+		return nil, err
 	}
 	by, err := in.Expecting(ctx, surface.By(ctx))
 	if err != nil {

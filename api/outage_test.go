@@ -20,7 +20,7 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/migrations"
 	"github.com/rekeyhq/rekey/migrations/dbtest"
-	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
 // line is what connects a pool with Postgres. It can be cut and mended.
@@ -209,7 +209,7 @@ type breaking struct {
 
 const panicText = "a text that only the log may have"
 
-func (v breaking) Authenticate(ctx context.Context, secret string) (*projections.Key, error) {
+func (v breaking) Authenticate(ctx context.Context, secret string) (*verifier.Record, error) {
 	if secret == v.at {
 		panic(panicText)
 	}

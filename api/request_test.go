@@ -40,6 +40,8 @@ var forms = sync.OnceValue(func() (all []form) {
 	return all
 })
 
+const formType = "application/x-www-form-urlencoded"
+
 // place is where a request has a value: a parameter, or a field of the body.
 type place struct {
 	in       string // path, query, header or body
@@ -81,6 +83,14 @@ func (f form) request(value func(place) any) shot {
 		}
 	}
 	if f.o.RequestBody != nil {
+		if of, isForm := f.o.RequestBody.Content[formType]; isForm {
+			form := url.Values{}
+			for name, v := range f.fill(of.Schema, value).(fields) {
+				form.Set(name, fmt.Sprint(v))
+			}
+			s.body, s.headers = form.Encode(), append(s.headers, "Content-Type", formType)
+			return s
+		}
 		s.body = f.fill(f.o.RequestBody.Content["application/json"].Schema, value)
 	}
 	return s

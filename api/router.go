@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"strings"
 
 	"github.com/rekeyhq/rekey/api/accountkeys"
 	"github.com/rekeyhq/rekey/api/apikey"
@@ -27,6 +28,8 @@ func New(cfg Config) http.Handler {
 		Topics: topics,
 	})}
 	s.routes()
+	core.Quicken("/v1/api-keys/verify", s.quickVerify)
+	core.TakeAnyMethod(authPath, s.quickAuth)
 	s.native.Document("/openapi.json")
 	accountkeys.Add(core)
 	apikey.Add(core)
@@ -37,11 +40,13 @@ func New(cfg Config) http.Handler {
 // topics stand in the order of their names, which is how tools show them.
 var topics = []surface.Topic{
 	{Name: "Events", Description: "What happened, in order.", Paths: []string{"/v1/events"}},
+	{Name: "Gateways", Description: "For proxies that ask about each request before they let it through.", Paths: []string{authPath, "/v1/introspect"}},
 	{Name: "Health", Description: "For load balancers and supervisors.", Paths: []string{"/healthz", "/readyz"}},
 	{Name: "Keys", Description: "Create, verify, rotate and revoke keys.", Paths: []string{"/v1/api-keys"}},
 	{Name: "Leaks", Description: "Report secrets that were found where they should not be.", Paths: []string{"/v1/revoke-leaked", "/v1/leaks"}},
 	{Name: "Rotations", Description: "Hand-overs from one secret to the next.", Paths: []string{"/v1/rotations"}},
 	{Name: "Tenants", Description: "Organizations, their projects, and the environments of those.", Paths: []string{"/v1/organizations", "/v1/projects", "/v1/environments"}},
+	{Name: "Usage", Description: "How often keys were used.", Paths: []string{"/v1/usage"}},
 	{Name: "Webhooks", Description: "Where the new secrets of rotating keys are sent, and who may read them there.", Paths: []string{"/v1/webhook-endpoints", "/v1/deliveries", "/v1/claims"}},
 }
 
@@ -60,12 +65,16 @@ func (s *server) routes() {
 	surface.Closed(on, post("/v1/api-keys/{id}/rotate", "rotate-api-key", "Rotate a key", domain.ScopeKeysWrite), s.rotateKey, surface.Conditional)
 	surface.Closed(on, get("/v1/api-keys/{id}/events", "list-api-key-events", "The history of a key's lineage", domain.ScopeKeysRead), s.keyEvents)
 	surface.Closed(on, post("/v1/api-keys/verify", "verify-api-key", "Verify a secret", domain.ScopeKeysVerify), s.verify, surface.Repeatable)
+	surface.Closed(on, post("/v1/api-keys/verify/batch", "verify-api-keys", "Verify up to 100 secrets", domain.ScopeKeysVerify), s.verifyBatch, surface.Repeatable, verifyBatches)
 	surface.Closed(on, post("/v1/api-keys/import", "import-api-keys", "Import keys of another system", domain.ScopeKeysWrite), s.importKeys, imports)
 	surface.Closed(on, post("/v1/api-keys/bulk-revoke", "bulk-revoke-api-keys", "Revoke all keys that match, in two steps", domain.ScopeKeysDelete), s.bulkRevoke, bulkRevokes)
 	// The presented key proves the right to its own successor; it needs no scope.
 	surface.Closed(on, post("/v1/api-keys/{id}/successor", "claim-successor", "Fetch the successor of the presented key, once", surface.AnyScope), s.claimSuccessor)
 
+	surface.Closed(on, get("/v1/usage", "list-usage", "How often keys were used, by hour or day", domain.ScopeKeysRead), s.usage)
+
 	s.rotationRoutes(on)
+	s.gatewayRoutes(on)
 
 	surface.Closed(on, get("/v1/organizations", "list-organizations", "List organizations", domain.ScopeProjectsRead), s.listOrganizations)
 	surface.Closed(on, post("/v1/organizations", "create-organization", "Create an organization with a first key", domain.ScopeProjectsEdit), s.createOrganization, creates)
@@ -97,6 +106,15 @@ func (s *server) deliveryRoutes(on *surface.Surface) {
 	surface.Closed(on, post("/v1/deliveries/{id}/redeliver", "redeliver", "Deliver a webhook again", domain.ScopeWebhooksEdit), s.redeliver, accepts)
 	surface.Closed(on, post("/v1/deliveries/redeliver", "redeliver-span", "Deliver the webhooks of a span of time again", domain.ScopeWebhooksEdit), s.redeliverSpan, accepts)
 	surface.Open(on, post("/v1/claims/{token}", "claim-secret", "Fetch a new secret, once", ""), s.claimSecret, claimedOnce)
+}
+
+// gatewayRoutes are what a gateway asks about requests of its clients.
+func (s *server) gatewayRoutes(on *surface.Surface) {
+	for _, method := range surface.Methods {
+		route := surface.Route{Method: method, Path: authPath, ID: "auth-" + strings.ToLower(method), Summary: "Judge the request that a gateway holds", Scope: domain.ScopeKeysVerify}
+		surface.Plain(on, route, s.auth, authOperation)
+	}
+	surface.Plain(on, post("/v1/introspect", "introspect", "Introspect a secret as RFC 7662 does", domain.ScopeKeysVerify), s.introspect, s.introspectOperation)
 }
 
 // rotationRoutes are what can be seen and done of hand-overs.

@@ -21,6 +21,7 @@ type KeySettings struct {
 	GracePeriodMinutes      *int64            `json:"grace_period_minutes,omitempty" nullable:"true" minimum:"0" maximum:"43200" doc:"In place of grace_period_seconds"`
 	GracePeriodSeconds      *int64            `json:"grace_period_seconds,omitempty" nullable:"true" minimum:"0" maximum:"2592000" doc:"How long the old key stays valid after an interval rotation was acknowledged; default an hour, or half the interval if that is shorter"`
 	Metadata                surface.Object    `json:"metadata,omitempty" doc:"An object of up to 4096 bytes"`
+	KeyLimitSettings
 }
 
 // command is the request for a key with these settings, without where it is to be.
@@ -28,9 +29,10 @@ func (k *KeySettings) command() (commands.CreateKey, error) {
 	interval, badInterval := surface.InUnits("rotation_interval_seconds", k.RotationIntervalSeconds, "rotation_interval_days", k.RotationIntervalDays, secondsPerDay)
 	grace, badGrace := surface.InUnits("grace_period_seconds", k.GracePeriodSeconds, "grace_period_minutes", k.GracePeriodMinutes, 60)
 	expires, badTime := surface.Instant("expires_at", k.ExpiresAt)
-	return commands.CreateKey{
+	create := commands.CreateKey{
 		Name: k.Name, Scopes: k.Scopes, Resources: domain.Resources(k.Resources), ExpiresAt: expires,
 		RotationIntervalSeconds: surface.OrZero(interval), GraceSeconds: grace, WebhookURL: surface.OrZero(k.RotationWebhookURL),
 		Metadata: k.Metadata.RawMessage,
-	}, cmp.Or(badInterval, badGrace, badTime)
+	}
+	return create, cmp.Or(badInterval, badGrace, badTime, k.lay(&create))
 }

@@ -23,6 +23,7 @@ import (
 	"github.com/rekeyhq/rekey/internal/webhook"
 	"github.com/rekeyhq/rekey/migrations/dbtest"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
 func TestMain(m *testing.M) { dbtest.Main(m) }
@@ -93,7 +94,10 @@ func (b *bench) wire(o options) {
 	}
 	b.commands = commands.New(config)
 	b.config = api.Config{
-		Commands: b.commands, Reader: b.reader, Verifier: projections.NewVerifier(b.reader, b.clock.Now), Logger: logger,
+		Commands: b.commands, Reader: b.reader, Logger: logger,
+		Verifier: verifier.New(verifier.Config{
+			Reader: b.reader, Now: b.clock.Now, Limiter: projections.NewLimiter(projections.LimiterConfig{Pool: o.pool, Logger: logger}),
+		}),
 		Version: "test", Now: b.clock.Now, Tail: b.tail, Ready: b.reader.Ping,
 	}
 	if o.configure != nil {

@@ -280,7 +280,9 @@ func (g *gunner) load(f form) *bullet {
 	for i := 0; i < len(s.headers); i += 2 {
 		b.header.Set(s.headers[i], s.headers[i+1])
 	}
-	if s.body != nil {
+	if form, ok := s.body.(string); ok {
+		b.body = []byte(form)
+	} else if s.body != nil {
 		b.body = written(s.body)
 		b.header.Set("Content-Type", "application/json")
 	}
@@ -307,6 +309,12 @@ func (g *gunner) value(f form, p place) any {
 		return "2999-01-01T00:00:00Z"
 	case "url", "rotation_webhook_url":
 		return nobodyThere + "x"
+	case "Rekey-Authorization":
+		return "Bearer " + pick(g.Rand, g.callers)
+	case "header", "ip_header":
+		return pick(g.Rand, []string{"X-Api-Key", "X-Real-Ip"})
+	case "resource", "Rekey-Resource":
+		return "app:com.demo.app"
 	case "If-Match":
 		return fmt.Sprintf(`"%d"`, g.IntN(4))
 	}

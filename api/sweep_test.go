@@ -18,11 +18,11 @@ import (
 // idPlaces are the names under which requests have ids, cursors and other names of things, and what kinds stand there.
 // The id in a path is not listed: its example in the document says which kind it is.
 var idPlaces = map[string][]string{
-	"project_id": {"proj"}, "environment_id": {"env"}, "lineage_id": {"lin"}, "organization_id": {"org"}, "created_by": {"key"},
+	"project_id": {"proj"}, "environment_id": {"env"}, "lineage_id": {"lin"}, "organization_id": {"org"}, "created_by": {"key"}, "key_id": {"key"},
 	"webhook_endpoint_id": {"ep"}, "endpoint_id": {"ep"},
 	"resources": {"proj"}, // the kind project, which limits a key
 	"cursor":    {"key", "proj", "env", "org", "expiry"}, "x-limited-key-id": {"number", "key"},
-	"Idempotency-Key": {"once"}, "token": {"token"}, "verify-api-key key": {"secret"},
+	"Idempotency-Key": {"once"}, "token": {"token"}, "verify-api-key key": {"secret"}, "verify-api-keys key": {"secret"}, "introspect token": {"secret"},
 }
 
 // plainPlaces are those that name nothing, and what the sweep puts there; nil leaves them out. Some need another value in
@@ -36,9 +36,12 @@ var plainPlaces = map[string]any{
 	"brand": nil, "max_lifetime_seconds": nil, "require_expiry": nil, "default_grace_seconds": nil, "max_grace_seconds": nil,
 	"allowed_scopes": nil, "on_leak": nil, "max_overlap_seconds": nil, "rotation_timeout": nil, "days": nil, "start": nil, "length_minutes": nil,
 	"time_zone": nil, "compromised": nil, "state": nil, "secret_mode": nil, "receiver_public_key": nil, "ack_level": nil, "grace_seconds": nil, "event_types": nil, "user_agent": nil,
-	"fresh": nil, "from": "2026-03-01T12:00:00Z", "to": "2026-03-01T13:00:00Z", "delivered": nil, "url": nobodyThere + "x",
+	"resource": nil, "header": nil, "ip_header": nil, "Rekey-Scope": nil, "Rekey-Resource": nil, "token_type_hint": nil,
+	"Rekey-Authorization": func(c *client) any { return "Bearer " + c.secret }, // the client's own key judges itself; foreign ones: auth_path_test.go
+	"granularity":         nil, "fresh": nil, "from": "2026-03-01T12:00:00Z", "to": "2026-03-01T13:00:00Z", "delivered": nil, "url": nobodyThere + "x",
 	"update-webhook-endpoint url": nil, // it goes with the key that it was made for
 	"grace_expires_at":            "2026-03-01T14:30:00Z",
+	"enabled":                     nil, "allowed_ips": nil, "requests": 1, "window_seconds": 60, "uses": 1, "period": "day",
 }
 
 // byPossession are the routes that act on whatever secret they are shown, whoever's it is: that is what they are for. An

@@ -14,7 +14,8 @@ func TestTranscripts(t *testing.T) {
 	t.Parallel()
 	for name, play := range map[string]func(tr *transcript){
 		"health.http": playHealth, "keys.http": playKeys, "rotation.http": playRotation, "rotations.http": playRotations, "verify.http": playVerify,
-		"tenants.http": playTenants, "events.http": playEvents, "errors.http": playErrors,
+		"gateways.http": playGateways,
+		"tenants.http":  playTenants, "events.http": playEvents, "errors.http": playErrors,
 		"accountkeys.http": playAccountKeys, "projects.http": playProjects, "apikey.http": playAPIKey,
 	} {
 		t.Run(strings.TrimSuffix(name, ".http"), func(t *testing.T) {
@@ -116,6 +117,46 @@ func playVerify(tr *transcript) {
 	verify("While its successor waits", waiting.text("key"), nil)
 	verify("Malformed", "not-a-key", nil)
 	verify("Of another organization", tr.b.newOrganization("other").owner.secret, nil)
+	batch := func(title string, requests ...fields) *answer {
+		return tr.call(root, title, "POST", "/v1/api-keys/verify/batch", fields{"requests": requests})
+	}
+	batch("Several at once", fields{"key": waiting.text("key")}, fields{"key": "not-a-key", "ip": "203.0.113.7"}, fields{"key": secret, "scopes": []string{"a"}}).wants(200)
+	batch("Several, of which two are not well-formed", fields{"key": secret}, fields{"key": secret, "scope": "a"}, fields{"scopes": []string{}}).wants(422)
+	batch("Several, of which one comes from nowhere", fields{"key": secret}, fields{"key": secret, "ip": "nowhere"}).wants(422)
+	batch("None").wants(422)
+}
+
+func playGateways(tr *transcript) {
+	made := tr.b.newKey(fields{"name": "a client", "scopes": []string{"orders:read", "a:*"}, "resources": fields{"app": []string{"com.demo.app"}}})
+	secret, gateway := made.text("key"), tr.b.holding("keys:verify").secret
+	ask := func(title, path string, headers ...string) *answer {
+		return tr.call(tr.b.as(""), title, "GET", "/v1/auth"+path, nil, headers...)
+	}
+	ours := []string{"Rekey-Authorization", "Bearer " + gateway}
+	bearer := append(ours, "Authorization", "Bearer "+secret)
+	ask("Let through", "?scope=orders:read&scope=a:b&resource=app:com.demo.app", bearer...).wants(200)
+	ask("Let through by the other header", "", append(ours, "X-API-Key", secret)...).wants(200)
+	ask("A scope is missing", "?scope=orders:read+orders:write", bearer...).wants(403)
+	ask("Another resource", "?resource=app:other", bearer...).wants(403)
+	ask("No key", "", ours...).wants(401)
+	ask("An unknown key", "", append(ours, "Authorization", "Bearer nonsense")...).wants(401)
+	ask("The gateway shows no key of its own", "", "Authorization", "Bearer "+secret).wants(401)
+	ask("The gateway's key is not valid", "", "Authorization", "Bearer "+secret, "Rekey-Authorization", "Bearer nonsense").wants(401)
+	ask("The gateway's key may not ask", "", "Authorization", "Bearer "+secret, "Rekey-Authorization", "Bearer "+secret).wants(403)
+	ask("A misspelt condition", "?scopes=orders:read", bearer...).wants(422)
+	tr.b.root.call("POST", "/v1/api-keys/"+made.text("id")+"/rotate", fields{"grace_period_seconds": 60}).wants(200)
+	ask("In grace", "", bearer...).wants(200)
+
+	caller := tr.b.as(gateway)
+	introspect := func(title, form string, headers ...string) *answer {
+		return tr.call(caller, title, "POST", "/v1/introspect", form, append([]string{"Content-Type", formType}, headers...)...)
+	}
+	introspect("Introspect", "token="+secret+"&token_type_hint=access_token").wants(200)
+	introspect("Introspect an unknown secret", "token=nonsense").wants(200)
+	introspect("Introspect nothing", "token=").wants(400)
+	tr.call(caller, "Introspect JSON", "POST", "/v1/introspect", "{}").wants(415)
+	introspect("Introspect without a key", "token="+secret, "Authorization", "").wants(401)
+	tr.call(caller, "Introspect with GET", "GET", "/v1/introspect?token=x", nil).wants(405)
 }
 
 func playTenants(tr *transcript) {

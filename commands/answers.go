@@ -60,8 +60,11 @@ func (s *Service) KeepAnswer(ctx context.Context, id projections.AnswerID, shown
 
 // KeptAnswer returns what was answered, or nil. One that was sealed with another master key cannot be opened any more.
 func (s *Service) KeptAnswer(ctx context.Context, id projections.AnswerID) ([]byte, error) {
-	sealed, err := s.cfg.Reader.Answer(ctx, id, s.cfg.Now())
+	sealed, at, err := s.cfg.Reader.Answer(ctx, id, s.cfg.Now())
 	if err != nil || sealed == nil {
+		return nil, err
+	}
+	if err := s.holds(ctx, at); err != nil {
 		return nil, err
 	}
 	shown, err := s.cfg.Sealer.Open(answerContext(id), sealed)

@@ -66,6 +66,10 @@ func (s *Service) BulkRevoke(ctx context.Context, by By, c BulkRevoke) (BulkRevo
 	if err := s.unchanged(ctx, reach, named, keys, now); err != nil {
 		return BulkRevoked{}, err
 	}
+	if len(keys) == 0 && len(named) > 0 {
+		// All have ended, maybe by this very request, whose first answer was lost while it was waited for.
+		return BulkRevoked{}, s.holds(ctx, now)
+	}
 	return BulkRevoked{Keys: keys}, s.revokeAll(ctx, by, keys, c.Reason)
 }
 
@@ -135,7 +139,7 @@ func (s *Service) revokeAll(ctx context.Context, by By, keys []*projections.Key,
 			}, nil)
 		}
 		var failed error
-		for i, outcome := range s.cfg.Store.ExecuteAll(ctx, all) {
+		for i, outcome := range s.executeAll(ctx, by, all) {
 			if outcome.Err != nil {
 				failed = outcome.Err
 				continue

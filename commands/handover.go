@@ -137,7 +137,7 @@ func (h *handover) outcome(events []domain.Event) (*projections.Rotation, error)
 }
 
 func (h *handover) execute(ctx context.Context, c eventstore.Command) (*projections.Rotation, error) {
-	records, err := h.s.cfg.Store.Execute(ctx, c)
+	records, err := h.s.execute(ctx, h.by, c)
 	if err != nil {
 		return nil, err
 	}

@@ -26,6 +26,10 @@ type CreateKey struct {
 	WebhookURL              string
 	EndpointID              domain.EndpointID // a registered endpoint, in place of WebhookURL
 	Metadata                json.RawMessage
+	Disabled                bool
+	AllowedIPs              domain.Networks
+	RateLimit               *domain.RateLimit
+	UsageLimit              *domain.UsageLimit
 }
 
 // CreatedKey is a new key with what is shown only once.
@@ -111,7 +115,7 @@ func (s *Service) newKey(by By, c CreateKey, endpoint newEndpoint) domain.Create
 		Settings: domain.Settings{
 			Name: c.Name, Scopes: c.Scopes, Resources: c.Resources, ExpiresAt: c.ExpiresAt,
 			RotationIntervalSeconds: c.RotationIntervalSeconds, EndpointID: endpoint.id, WebhookURL: c.WebhookURL,
-			Metadata: c.Metadata,
+			Metadata: c.Metadata, Disabled: c.Disabled, AllowedIPs: c.AllowedIPs, RateLimit: c.RateLimit, UsageLimit: c.UsageLimit,
 		},
 	}
 	if c.GraceSeconds != nil {
@@ -154,7 +158,7 @@ func (s *Service) UpdateKey(ctx context.Context, by By, c domain.UpdateKey) (*pr
 	if c.EndpointID.Value != "" {
 		edit = withEndpoint(edit, c.EndpointID.Value, &c.Endpoint)
 	}
-	records, err := s.cfg.Store.Execute(ctx, withPolicy(edit, project, &c.Policy))
+	records, err := s.execute(ctx, by, withPolicy(edit, project, &c.Policy))
 	if err != nil {
 		return nil, webhook.Secret{}, err
 	}
@@ -185,7 +189,7 @@ func (s *Service) onLineage(ctx context.Context, by By, id domain.LineageID,
 	decide func(*domain.Lineage, time.Time) ([]domain.Decided, error),
 	attach func(*pgx.Batch, []domain.Event) error,
 ) ([]eventstore.Record, error) {
-	return s.cfg.Store.Execute(ctx, lineageCommand(by, id, decide, attach))
+	return s.execute(ctx, by, lineageCommand(by, id, decide, attach))
 }
 
 func lineageCommand(by By, id domain.LineageID,

@@ -48,6 +48,7 @@ func (s *Service) ReportLeaks(ctx context.Context, requestID string, leaks []Lea
 	outcomes := make([]LeakOutcome, len(leaks))
 	var all []eventstore.Command
 	done := map[domain.ReportLeak]bool{}
+	var ended time.Time // when the last of those did that had ended before
 	for i, leak := range leaks {
 		if secrets[i].IsZero() {
 			continue
@@ -58,17 +59,25 @@ func (s *Service) ReportLeaks(ctx context.Context, requestID string, leaks []Lea
 		}
 		outcomes[i] = LeakOutcome{Known: true, KeyID: key.ID}
 		report := domain.ReportLeak{KeyID: key.ID, Source: leak.Source, URL: domain.LeakURL(leak.URL, secrets[i])}
-		if key.State.Live() && !done[report] { // one that has ended stays so
+		switch {
+		case !key.State.Live(): // it stays so
+			if key.RevokedAt != nil && key.RevokedAt.After(ended) {
+				ended = *key.RevokedAt
+			}
+		case !done[report]:
 			done[report] = true
 			all = append(all, leakCommand(by, key, report))
 		}
 	}
 	for some := range slices.Chunk(all, leaksAtOnce) {
-		for _, outcome := range s.cfg.Store.ExecuteAll(ctx, some) {
+		for _, outcome := range s.executeAll(ctx, by, some) {
 			if outcome.Err != nil {
 				return nil, domain.Refuse(domain.CodeUnavailable, "not every leak could be acted on; report them again").WithCause(outcome.Err)
 			}
 		}
+	}
+	if err := s.holds(ctx, ended); err != nil { // whoever ended it may be waiting for that still
+		return nil, err
 	}
 	return outcomes, nil
 }

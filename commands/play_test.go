@@ -13,6 +13,7 @@ import (
 	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/internal/webhook"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
 func sprintf(format string, args ...any) string { return fmt.Sprintf(format, args...) }
@@ -124,12 +125,16 @@ type play struct {
 	revoked   []domain.KeyID // active when they were revoked, as far as that is sure
 	claimed   map[domain.RotationID]int
 	done      map[string]int
+
+	memory     *verifier.Verifier // follows the log meanwhile
+	stopMemory func()
 }
 
 func newPlay(t fataler, w *world, replicas ...*replica) *play {
 	w.empty(t)
 	w.clock.micros.Store(newClock().micros.Load()) // the same in every run
 	p := &play{w: w, replicas: replicas, hooks: map[domain.EndpointID]webhook.Secret{}, claimed: map[domain.RotationID]int{}, done: map[string]int{}}
+	p.startMemory()
 	root, tenant := w.root(t)
 	p.root = root
 	// Some keys to begin with, so that short sequences meet rotations in every state.

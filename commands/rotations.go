@@ -57,7 +57,7 @@ func (s *Service) RotateKey(ctx context.Context, by By, c RotateKey) (RotatedKey
 		out.Settings, out.ProjectID = l.Settings, l.ProjectID
 		return l.Rotate(rotate, now)
 	}, keeping(s, by, nil, outcome))
-	records, err := s.cfg.Store.Execute(ctx, withPolicy(command, project, &rotate.Policy))
+	records, err := s.execute(ctx, by, withPolicy(command, project, &rotate.Policy))
 	if err != nil {
 		return RotatedKey{}, err
 	}

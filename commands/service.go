@@ -17,6 +17,8 @@ type Config struct {
 	Reader *projections.Reader
 	Sealer *seal.Sealer
 	Limits domain.Limits
+	// Barrier waits until what was done holds at every verifier; nil means that there are none.
+	Barrier Barrier
 	// CheckURL says what is wrong with the address of a webhook receiver.
 	CheckURL func(url string) error
 	// Sender reaches receivers that their owners have asked; the deliveries of keys' secrets are the workers'.

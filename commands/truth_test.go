@@ -58,6 +58,7 @@ func (p *play) assertTruth(t fataler) {
 	}
 	p.assertRevoked(t)
 	p.assertSecrets(t)
+	p.assertMemory(t)
 	for rotation, n := range p.claimed {
 		if n > 1 {
 			t.Errorf("rotation %s was claimed %d times", rotation, n)

@@ -16,8 +16,8 @@ type codec struct {
 }
 
 var codecs = map[Type]codec{
-	TypeCreated:              {2, decodeAs[Created], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
-	TypeUpdated:              {1, decodeAs[Updated], nil},
+	TypeCreated:              {3, decodeAs[Created], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded, fieldsAdded}},
+	TypeUpdated:              {2, decodeAs[Updated], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
 	TypeRotated:              {2, decodeAs[Rotated], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
 	TypeRotationAcknowledged: {1, decodeAs[RotationAcknowledged], nil},
 	TypeRotationCancelled:    {2, decodeAs[RotationCancelled], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
@@ -31,6 +31,7 @@ var codecs = map[Type]codec{
 	TypeGraceExpired:         {2, decodeAs[GraceExpired], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},
 	TypeExpired:              {1, decodeAs[Expired], nil},
 	TypeRevoked:              {1, decodeAs[Revoked], nil},
+	TypeUsed:                 {1, decodeUsed, nil},
 	TypeLeakReported:         {1, decodeAs[LeakReported], nil},
 	TypeKeyExpiring:          {1, decodeAs[KeyExpiring], nil},
 	TypeUsedInGrace:          {2, decodeAs[UsedInGrace], []func(json.RawMessage) (json.RawMessage, error){fieldsAdded}},

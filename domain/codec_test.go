@@ -5,6 +5,7 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -23,6 +24,8 @@ func samples() []Payload {
 		Name: "ci", Scopes: Scopes{"keys:read", "a:*"}, Resources: Resources{"app": {"com.demo.app"}, "org": {"acme", "demo"}},
 		ExpiresAt: new(at(90 * day)), RotationIntervalSeconds: 86400, GraceSeconds: 3600, EndpointID: ep1,
 		WebhookURL: "https://example.com/hook?a=1&b=2", Metadata: json.RawMessage(`{"team":"billing"}`),
+		Disabled: true, AllowedIPs: Networks{netip.MustParsePrefix("203.0.113.7/32"), netip.MustParsePrefix("2001:db8::/32")},
+		RateLimit: &RateLimit{Requests: 100, WindowSeconds: 60}, UsageLimit: &UsageLimit{Uses: 1000, Period: UsageMonth},
 	}
 	next, end := new(at(day+1500*time.Microsecond)), new(at(2*hour+123456*time.Microsecond))
 	policy := Policy{
@@ -59,6 +62,11 @@ func samples() []Payload {
 		GraceExpired{KeyID: key1, Early: true},
 		Expired{KeyIDs: []KeyID{key1, key2}},
 		Revoked{KeyID: key1, KeyIDs: []KeyID{key1, key2}, Reason: "leaked"},
+		Used{
+			Flush: 7, Hour: at(hour).Truncate(hour), KeyIDs: []KeyID{key1, key2}, LineageIDs: []LineageID{lin1, lin1}, Generations: []int{1, 2},
+			UseCounts: []int64{12, 0}, LastUsed: []int64{3599999999, 0}, LastUsedIPs: []string{"2001:db8::7", ""},
+			DeniedCounts: []int64{3, 1}, InGrace: []KeyID{key1},
+		},
 		LeakReported{KeyID: key1, Source: "github_commit", URL: "https://github.com/acme/demo/blob/main/.env", Action: LeakNotify},
 		KeyExpiring{KeyID: key1, ExpiresAt: *end, DaysLeft: 7},
 		UsedInGrace{
@@ -225,6 +233,8 @@ func TestDecodeRefuses(t *testing.T) {
 		{"NoJSON", TypeCreated, 1, ``},
 		{"AWrongKind", TypeCreated, 1, `{"key_id":1}`},
 		{"AShortDigest", TypeCreated, 1, `{"secret_sha256":"00"}`},
+		{"AShortColumn", TypeUsed, 1, `{"key_ids":["key_1"],"lineage_ids":["lin_1"],"generations":[1],"use_counts":[1],"last_used":[1],"last_used_ips":[]}`},
+		{"AShortColumnOfDenials", TypeUsed, 1, `{"key_ids":["key_1"],"lineage_ids":["lin_1"],"generations":[1],"use_counts":[1],"last_used":[1],"last_used_ips":[""],"denied_counts":[]}`},
 		{"ABadTime", TypeRotationAcknowledged, 1, `{"grace_expires_at":"yesterday"}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -303,7 +313,7 @@ func TestSnake(t *testing.T) {
 		TypeEndpointVerified: "endpoint_verified", TypeEndpointUpdated: "endpoint_updated", TypeEndpointStateChanged: "endpoint_state_changed",
 		TypeSigningSecretRotated: "signing_secret_rotated", TypeEndpointDeleted: "endpoint_deleted",
 		TypeKeyExpiring: "key_expiring", TypeEndpointFailing: "endpoint_failing", TypeUsedInGrace: "used_in_grace", TypeRotationClaimedAgain: "rotation_claimed_again",
-		TypeRedeliveryRequested: "redelivery_requested",
+		TypeRedeliveryRequested: "redelivery_requested", TypeUsed: "used",
 	}
 	for _, kind := range Types() {
 		if got := kind.Snake(); got != want[kind] {

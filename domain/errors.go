@@ -19,7 +19,10 @@ const (
 	CodeNotFound           Code = "not_found"              // unknown, or not the caller's: the two look the same
 	CodeVersionConflict    Code = "version_conflict"       // the stream moved past the expected version
 	CodeKeyNotActive       Code = "key_not_active"         // the key has ended or is not the current one
+	CodeKeyDisabled        Code = "key_disabled"           // the key is disabled: enable it first
+	CodeIPDenied           Code = "ip_denied"              // the caller's key may not be used from there
 	CodeRotationInProgress Code = "rotation_in_progress"   // a rotation waits for its receiver
+	CodeRateLimited        Code = "rate_limited"           // the key has no uses left in this window or period
 	CodeTooManyInGrace     Code = "too_many_in_grace"      // older generations have not run out yet
 	CodeNoRotation         Code = "rotation_not_found"     // no such live rotation
 	CodeRotationState      Code = "rotation_state"         // the rotation is in a state that does not allow this
@@ -32,7 +35,7 @@ const (
 	CodeAnswerDiffers      Code = "idempotency_key_reused" // another request was answered for this key
 	CodeMethodNotAllowed   Code = "method_not_allowed"     // the path exists, the method does not
 	CodeTooLarge           Code = "payload_too_large"      // the body is over the limit
-	CodeUnsupportedMedia   Code = "unsupported_media_type" // the body is not JSON
+	CodeUnsupportedMedia   Code = "unsupported_media_type" // the body is not JSON, or not what the route takes
 	CodeOverloaded         Code = "overloaded"             // too many commands wait; nothing was done
 	CodeUnavailable        Code = "unavailable"            // the store cannot be reached; nothing was done
 	CodeOutcomeUnknown     Code = "outcome_unknown"        // the connection broke during the commit
@@ -44,7 +47,7 @@ func Codes() []Code {
 	return []Code{
 		CodeInvalidRequest, CodeValidation, CodeUnauthenticated, CodeInsufficientScope, CodeEscalation, CodeSurfaceDisabled,
 		CodeNotFound,
-		CodeVersionConflict, CodeKeyNotActive, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation, CodeRotationState, CodeProjectNotEmpty,
+		CodeVersionConflict, CodeKeyNotActive, CodeKeyDisabled, CodeIPDenied, CodeRateLimited, CodeRotationInProgress, CodeTooManyInGrace, CodeNoRotation, CodeRotationState, CodeProjectNotEmpty,
 		CodeEndpointState, CodeEndpointInUse, CodeSelectionChanged, CodePrecondition, CodeAnswerInUse, CodeAnswerDiffers,
 		CodeMethodNotAllowed, CodeTooLarge, CodeUnsupportedMedia, CodeOverloaded, CodeUnavailable, CodeOutcomeUnknown,
 		CodeInternal,

@@ -70,6 +70,11 @@ type Settings struct {
 	EndpointID              EndpointID      `json:"endpoint_id,omitempty"`
 	WebhookURL              string          `json:"rotation_webhook_url,omitempty"`
 	Metadata                json.RawMessage `json:"metadata,omitempty"`
+	// What limits the use of all generations together. This and what follows: since revision 3 of Created and 2 of Updated.
+	Disabled   bool        `json:"disabled,omitempty"`
+	AllowedIPs Networks    `json:"allowed_ips,omitempty"`
+	RateLimit  *RateLimit  `json:"rate_limit,omitempty"`
+	UsageLimit *UsageLimit `json:"usage_limit,omitempty"`
 }
 
 // SecretFacts are what is kept of a secret: enough to find it and to show which one it is, not to use it.

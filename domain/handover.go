@@ -89,6 +89,9 @@ func (l *Lineage) Redeliver(c Redeliver, now time.Time) ([]Decided, error) {
 	if active := l.Active(); active == nil || !l.StatusAt(active, now).Valid() {
 		return nil, l.notActive(r.FromKeyID)
 	}
+	if l.Settings.Disabled {
+		return nil, l.disabled(r.FromKeyID)
+	}
 	if problem := c.With.Receiver.Problem; problem != "" && endpoint != "" {
 		return nil, l.wrongState(r, "its receiver is "+problem+"; make that work first")
 	}

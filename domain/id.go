@@ -42,6 +42,7 @@ const (
 	PrefixEvent        = "evt"
 	PrefixDelivery     = "dlv"
 	PrefixMessage      = "msg"
+	PrefixUsage        = "usage" // a start of a replica, which counts: it is the id of an event stream
 )
 
 // idAlphabet is Crockford's base32 in lower case, as the TypeID specification has it.
@@ -72,19 +73,42 @@ func (g IDs) New(prefix string, now time.Time) string {
 	copy(u[:6], ms[2:])
 	u[6] = 0x70 | u[6]&0x0f // version 7
 	u[8] = 0x80 | u[8]&0x3f // RFC 9562 variant
-	return prefix + "_" + encodeID(u)
+	return string(UUID(u).AppendID(make([]byte, 0, len(prefix)+1+idSuffixLength), prefix))
 }
 
-// encodeID writes 128 bits as 26 base32 characters, most significant first; the first character holds only three bits.
-func encodeID(u [16]byte) string {
+// UUID is an id without its prefix, in the form that takes the least memory.
+type UUID [16]byte
+
+// AppendID appends the id that the UUID is under a prefix: 26 base32 characters, most significant first; the first
+// character holds only three bits.
+func (u UUID) AppendID(out []byte, prefix string) []byte {
 	hi, lo := binary.BigEndian.Uint64(u[:8]), binary.BigEndian.Uint64(u[8:])
-	var out [idSuffixLength]byte
+	var suffix [idSuffixLength]byte
 	for i := idSuffixLength - 1; i >= 0; i-- {
-		out[i] = idAlphabet[lo&31]
+		suffix[i] = idAlphabet[lo&31]
 		lo = lo>>5 | hi<<59
 		hi >>= 5
 	}
-	return string(out[:])
+	return append(append(append(out, prefix...), '_'), suffix[:]...)
+}
+
+// ID returns the id that the UUID is under a prefix.
+func (u UUID) ID(prefix string) string { return string(u.AppendID(nil, prefix)) }
+
+// UUIDOf returns a well-formed id without its prefix; of another text it returns false.
+func UUIDOf(prefix, id string) (UUID, bool) {
+	if !ValidID(prefix, id) {
+		return UUID{}, false
+	}
+	var hi, lo uint64
+	for _, c := range []byte(id[len(prefix)+1:]) {
+		hi = hi<<5 | lo>>59
+		lo = lo<<5 | uint64(strings.IndexByte(idAlphabet, c))
+	}
+	var u UUID
+	binary.BigEndian.PutUint64(u[:8], hi)
+	binary.BigEndian.PutUint64(u[8:], lo)
+	return u, true
 }
 
 // ValidID reports whether s is a well-formed id with this prefix. It is strict, so that one thing has one spelling.

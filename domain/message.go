@@ -19,5 +19,5 @@ func LowestID(prefix string, at time.Time) string {
 	var ms [8]byte
 	binary.BigEndian.PutUint64(ms[:], uint64(at.UnixMilli()))
 	copy(u[:6], ms[2:])
-	return prefix + "_" + encodeID(u)
+	return UUID(u).ID(prefix)
 }

@@ -40,6 +40,9 @@ func (l *Lineage) Rotate(c RotateKey, now time.Time) ([]Decided, error) {
 	if active := l.Active(); active == nil || active.KeyID != c.KeyID || !l.StatusAt(active, now).Valid() {
 		return nil, l.notActive(c.KeyID)
 	}
+	if l.Settings.Disabled {
+		return nil, l.disabled(c.KeyID)
+	}
 	if err := c.Caller.covers(l.Settings, l.Operator); err != nil {
 		return nil, err
 	}

@@ -83,11 +83,12 @@ type Due struct {
 }
 
 // Due lists the work that falls due by time, in the order rotate, timeout, grace, warn, expire. A lineage whose rotation still
-// waits for its receiver has no next one; one that was deferred waits for the time that was named then.
+// waits for its receiver has no next one, nor has one that is disabled; one that was deferred waits for the time that was
+// named then.
 func (l *Lineage) Due() []Due {
 	var due []Due
 	active := l.Active()
-	if active != nil && l.NextRotationAt != nil && l.WaitingRotation() == nil {
+	if active != nil && l.NextRotationAt != nil && l.WaitingRotation() == nil && !l.Settings.Disabled {
 		at := *l.NextRotationAt
 		if l.DeferredUntil != nil && l.DeferredUntil.After(at) {
 			at = *l.DeferredUntil

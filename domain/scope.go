@@ -95,6 +95,9 @@ func validateScopes(field string, names []string) (Scopes, error) {
 	return out, nil
 }
 
+// ValidScope reports whether a name is well-formed as a scope, or as a pattern of some.
+func ValidScope(name string) bool { return validScope(name) }
+
 func validScope(name string) bool {
 	if name == ScopeAll {
 		return true

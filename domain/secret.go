@@ -12,6 +12,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"unsafe"
 )
 
 // The form of a secret is <brand>_<environment>_<random><checksum>.
@@ -100,28 +101,31 @@ func plausible(s string) bool {
 	if len(s) < MinPresentedLength || len(s) > MaxSecretLength {
 		return false
 	}
-	for i := range len(s) {
-		if s[i] <= ' ' || s[i] >= 0x7f {
-			return false
-		}
+	if isOurForm(s) { // all of its characters are good
+		return hasChecksum(s)
 	}
-	return !isOurForm(s) || checksum(s[:len(s)-secretChecksumLength]) == s[len(s)-secretChecksumLength:]
+	return consistsOf(s, inSecrets)
 }
 
 // isOurForm reports whether s has the exact form that MintSecret gives.
 func isOurForm(s string) bool {
-	brand, rest, ok := strings.Cut(s, "_")
-	if !ok || !validSlug(brand) {
+	head := len(s) - secretTailLength - 1
+	if head < 0 || s[head] != '_' {
 		return false
 	}
-	environment, tail, ok := strings.Cut(rest, "_")
-	if !ok || !validSlug(environment) || len(tail) != secretTailLength {
-		return false
-	}
-	for i := range len(tail) {
-		if strings.IndexByte(base62, tail[i]) < 0 {
+	brand, environment, ok := strings.Cut(s[:head], "_")
+	return ok && validSlug(brand) && validSlug(environment) && consistsOf(s[head+1:], inTails)
+}
+
+// hasChecksum reports whether a text in our form ends with the checksum of what is before it.
+func hasChecksum(s string) bool {
+	end := len(s) - secretChecksumLength
+	sum := crc32.ChecksumIEEE(bytesOf(s[:end]))
+	for i := len(s) - 1; i >= end; i-- {
+		if s[i] != base62[sum%62] {
 			return false
 		}
+		sum /= 62
 	}
 	return true
 }
@@ -132,6 +136,33 @@ var withinKeys = regexp.MustCompile(`[0-9A-Za-z_-]*[0-9A-Za-z]{` + strconv.Itoa(
 // WithoutKeys returns a text in which everything that may be a key is replaced, for texts of callers that are kept: one may
 // have slipped into them.
 func WithoutKeys(text string) string { return withinKeys.ReplaceAllString(text, redacted) }
+
+// What a character may be in; one look at a table for each character, because every verify looks at all of them.
+const (
+	inSecrets = 1 << iota // printable ASCII without the space
+	inTails               // base62
+)
+
+var characters = func() (table [256]uint8) {
+	for c := '!'; c <= '~'; c++ {
+		table[c] = inSecrets
+	}
+	for _, c := range base62 {
+		table[c] |= inTails
+	}
+	return table
+}()
+
+// consistsOf looks at all characters, whatever the first ones are: most texts are good, and then it is faster so.
+func consistsOf(s string, class uint8) bool {
+	for i := range len(s) {
+		class &= characters[s[i]]
+	}
+	return class != 0
+}
+
+// bytesOf is a text without a copy. Whoever gets it only reads it.
+func bytesOf(s string) []byte { return unsafe.Slice(unsafe.StringData(s), len(s)) }
 
 // IsZero reports whether there is no secret.
 func (s Secret) IsZero() bool { return s.value == nil }
@@ -145,7 +176,10 @@ func (s Secret) Reveal() string {
 }
 
 // Digest is the SHA-256 of the secret, the only form that is stored.
-func (s Secret) Digest() Digest { return sha256.Sum256([]byte(s.Reveal())) }
+func (s Secret) Digest() Digest { return DigestOf(s.Reveal()) }
+
+// DigestOf is the SHA-256 of what was presented, whether it can be a secret or not.
+func DigestOf(presented string) Digest { return sha256.Sum256(bytesOf(presented)) }
 
 // Prefix is the part that may be shown: brand, environment and four random characters; of a secret in another form the
 // first eight characters, or of a short one an eighth.

@@ -9,6 +9,7 @@ import (
 // settingsFields are the fields of the native API that a person may choose.
 var settingsFields = []string{
 	"name", "scopes", "resources", "expires_at", "rotation_interval_seconds", "grace_period_seconds", "rotation_webhook_url", "metadata",
+	"enabled", "allowed_ips", "rate_limit", "usage_limit",
 }
 
 // validate checks the fields that are new, one by one, and returns the settings in canonical form. What stays as it was is
@@ -31,6 +32,12 @@ func (s Settings) validate(fields []string, limits Limits, now time.Time) (Setti
 			err = cmp.Or(s.validateInterval(field, limits), s.validateGrace("grace_period_seconds"))
 		case "grace_period_seconds":
 			err = s.validateGrace(field)
+		case "allowed_ips":
+			s.AllowedIPs, err = validateNetworks(field, s.AllowedIPs)
+		case "rate_limit":
+			err = validateRate(field, s.RateLimit)
+		case "usage_limit":
+			err = validateUsage(field, s.UsageLimit)
 		}
 		if err != nil {
 			return s, err

@@ -33,6 +33,10 @@ type UpdateKey struct {
 	GraceSeconds            Change[int64]
 	WebhookURL              Change[string]
 	Metadata                Change[json.RawMessage]
+	Enabled                 Change[bool]
+	AllowedIPs              Change[Networks]
+	RateLimit               Change[*RateLimit]
+	UsageLimit              Change[*UsageLimit]
 	NewEndpointID           EndpointID // names the endpoint if the webhook URL changes to another one
 	SigningPublicKey        string     // of that endpoint
 	EndpointID              Change[EndpointID]
@@ -69,6 +73,8 @@ func (l *Lineage) Update(c UpdateKey, limits Limits, now time.Time) ([]Decided, 
 	updated := Updated{Changed: changed, Settings: wanted, NextRotationAt: l.NextRotationAt}
 	if wanted.RotationIntervalSeconds != l.Settings.RotationIntervalSeconds {
 		updated.NextRotationAt = firstSlot(l.ID, wanted, c.Policy.RotationWindow, now)
+	} else if next := l.NextRotationAt; l.Settings.Disabled && !wanted.Disabled && next != nil && !next.After(now) {
+		updated.NextRotationAt = l.slotAfter(c.Policy.RotationWindow, now) // slots that passed meanwhile collapse into the next one
 	}
 	var out []Decided
 	if wanted.EndpointID != l.Settings.EndpointID && wanted.WebhookURL != "" {
@@ -87,6 +93,10 @@ func (l *Lineage) edited(c UpdateKey) Settings {
 	s.Resources = c.Resources.over(s.Resources)
 	s.ExpiresAt = l.editedExpiry(c)
 	s.Metadata = c.Metadata.over(s.Metadata)
+	s.Disabled = !c.Enabled.over(!s.Disabled)
+	s.AllowedIPs = c.AllowedIPs.over(s.AllowedIPs)
+	s.RateLimit = c.RateLimit.over(s.RateLimit)
+	s.UsageLimit = c.UsageLimit.over(s.UsageLimit)
 	s.GraceSeconds = c.GraceSeconds.over(s.GraceSeconds)
 	s.RotationIntervalSeconds = c.RotationIntervalSeconds.over(s.RotationIntervalSeconds)
 	if interval := seconds(s.RotationIntervalSeconds); c.RotationIntervalSeconds.Set && !c.GraceSeconds.Set && interval > 0 {
@@ -161,5 +171,9 @@ func changedFields(before, after Settings) []string {
 		compare("webhook_endpoint_id", before.EndpointID, after.EndpointID)
 	}
 	compare("metadata", string(before.Metadata), string(after.Metadata))
+	compare("enabled", before.Disabled, after.Disabled)
+	compare("allowed_ips", before.AllowedIPs, after.AllowedIPs)
+	compare("rate_limit", before.RateLimit, after.RateLimit)
+	compare("usage_limit", before.UsageLimit, after.UsageLimit)
 	return changed
 }

@@ -27,8 +27,9 @@ func (e *GapError) Error() string {
 const (
 	sqlReadLane = `SELECT ` + RecordColumns + ` FROM events WHERE lane = $1 AND position > $2 ORDER BY position LIMIT $3`
 	// A backward index scan over the partitions: one page, however long the log.
-	sqlHead       = `SELECT position FROM events WHERE lane = $1 ORDER BY position DESC LIMIT 1`
-	sqlReadStream = `SELECT ` + RecordColumns + ` FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3`
+	sqlHead         = `SELECT position FROM events WHERE lane = $1 ORDER BY position DESC LIMIT 1`
+	sqlLastPosition = `SELECT position FROM events WHERE stream_id = $1 ORDER BY version DESC LIMIT 1`
+	sqlReadStream   = `SELECT ` + RecordColumns + ` FROM events WHERE stream_id = $1 AND version > $2 ORDER BY version LIMIT $3`
 )
 
 // ReadLane returns up to limit records after a position, in order, and asserts that they are consecutive.

@@ -251,6 +251,19 @@ func (s *Store) Head(ctx context.Context, lane Lane) (int64, error) {
 	return Head(ctx, s.cfg.Readers, lane)
 }
 
+// LastPosition returns where the newest event of a stream is in its lane, 0 if there is none.
+func (s *Store) LastPosition(ctx context.Context, streamID string) (int64, error) {
+	var position int64
+	err := s.cfg.Readers.QueryRow(ctx, sqlLastPosition, streamID).Scan(&position)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return 0, Unavailable(fmt.Errorf("read the end of stream %s: %w", streamID, err))
+	}
+	return position, nil
+}
+
+// Wake lets readers look for new events at once. It is a hint that another process has committed some.
+func (s *Store) Wake() { s.commit.fire() }
+
 // Wait returns when the lane may have moved past a position: at once after a commit of this process, else after the poll
 // interval. It is a hint, so that readers are fast; they are right without it.
 func (s *Store) Wait(ctx context.Context, lane Lane, after int64) error {

@@ -285,7 +285,7 @@ func TestFunctionsOfTheOwner(t *testing.T) {
 			t.Errorf("%s: settings %q, for everybody: %v", name, config, public)
 		}
 		return nil
-	}); err != nil || count != 3 {
+	}); err != nil || count != 8 {
 		t.Errorf("%d functions, %v", count, err)
 	}
 }
@@ -302,7 +302,7 @@ func TestPartitionsHaveTheIndexes(t *testing.T) {
 	if err := conn.QueryRow(t.Context(), `SELECT count(*), count(*) FILTER (WHERE
 			(SELECT count(*) FROM pg_index i WHERE i.indrelid = p.relid AND i.indisvalid) <> 3 OR
 			(SELECT count(*) FROM pg_attribute a WHERE a.attrelid = p.relid AND a.attnum > 0 AND NOT a.attnotnull) <> 0)
-		FROM pg_partition_tree('events') p WHERE isleaf`).Scan(&partitions, &wrong); err != nil || partitions != 6+4 || wrong != 0 {
+		FROM pg_partition_tree('events') p WHERE isleaf`).Scan(&partitions, &wrong); err != nil || partitions != 6+2 || wrong != 0 {
 		t.Errorf("%d partitions, %d without all indexes and constraints, %v", partitions, wrong, err)
 	}
 }

@@ -16,7 +16,7 @@ const AnswersKept = 24 * time.Hour
 
 const (
 	sqlKeepAnswer    = `SELECT keep_answer($1, $2, $3, $4)`
-	sqlAnswer        = `SELECT sealed FROM answers WHERE id = $1 AND expires_at > $2`
+	sqlAnswer        = `SELECT sealed, expires_at FROM answers WHERE id = $1 AND expires_at > $2`
 	sqlDeleteAnswers = `DELETE FROM answers WHERE id = ANY(ARRAY(SELECT id FROM answers WHERE expires_at <= $1 LIMIT $2))`
 )
 
@@ -33,17 +33,16 @@ func (r *Reader) KeepAnswer(ctx context.Context, id AnswerID, sealed []byte, now
 	return nil
 }
 
-// Answer returns the sealed answer with this id, or nil.
-func (r *Reader) Answer(ctx context.Context, id AnswerID, now time.Time) ([]byte, error) {
-	var sealed []byte
-	err := r.pool.QueryRow(ctx, sqlAnswer, id[:], now).Scan(&sealed)
+// Answer returns the sealed answer with this id, or nil, and when it was given.
+func (r *Reader) Answer(ctx context.Context, id AnswerID, now time.Time) (sealed []byte, at time.Time, err error) {
+	err = r.pool.QueryRow(ctx, sqlAnswer, id[:], now).Scan(&sealed, &at)
 	if errors.Is(err, pgx.ErrNoRows) {
-		return nil, nil
+		return nil, at, nil
 	}
 	if err != nil {
-		return nil, unavailable(err)
+		return nil, at, unavailable(err)
 	}
-	return sealed, nil
+	return sealed, at.Add(-AnswersKept), nil
 }
 
 // DeleteAnswers removes answers that have run out, up to a limit, and returns how many it removed.

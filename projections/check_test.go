@@ -3,6 +3,7 @@ package projections_test
 import (
 	"context"
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -41,7 +42,10 @@ func (w *world) populate(t *testing.T) {
 	full := w.create(t, acme, func(s *domain.Settings) {
 		s.Resources, s.Metadata = domain.Resources{"app": {"a", "b"}}, []byte(`{"team":"billing","n":[1,2.50]}`)
 		s.ExpiresAt = w.clock.in(90 * 24 * time.Hour)
+		s.AllowedIPs = domain.Networks{netip.MustParsePrefix("10.0.0.0/8")}
+		s.RateLimit, s.UsageLimit = &domain.RateLimit{Requests: 5, WindowSeconds: 60}, &domain.UsageLimit{Uses: 9, Period: domain.UsageMonth}
 	})
+	w.create(t, acme, hourly, func(s *domain.Settings) { s.Disabled = true })
 	w.rotate(t, w.rotate(t, full, time.Hour), 0)
 	w.revoke(t, w.rotate(t, w.create(t, acme), time.Hour))
 	brief := w.create(t, acme, func(s *domain.Settings) { s.ExpiresAt = w.clock.in(time.Hour) })

@@ -3,6 +3,7 @@ package projections
 import (
 	"cmp"
 	"encoding/json"
+	"net/netip"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -40,16 +41,27 @@ type Key struct {
 	NextRotationAt          *time.Time
 	WebhookURL              *string
 	EndpointID              *domain.EndpointID
+	Disabled                bool
+	AllowedIPs              domain.Networks
+	Limits                  *KeyLimits // nil: none
 
 	// What is known of its use is no part of the row, and does not follow from the log. Only reads for a tenant fill it in.
 	LastUsedAt *time.Time
 	LastUsedIP *string
 	UseCount   int64
+	// UseCompleteUntil is up to when the count has every use (see UsageSeries); nil: not known.
+	UseCompleteUntil *time.Time
 }
 
 // StatusAt judges the key by its state and the clock.
 func (k *Key) StatusAt(now time.Time) domain.Status {
 	return domain.StatusAt(k.State, k.ExpiresAt, k.GraceExpiresAt, now)
+}
+
+// MayUseFrom reports whether the key may be used from an address. A text that is none is not known to be allowed.
+func (k *Key) MayUseFrom(address string) bool {
+	from, _ := netip.ParseAddr(address)
+	return k.AllowedIPs.Allow(from)
 }
 
 // Caller is what the key may do on rekey's own API.
@@ -71,10 +83,13 @@ func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
 		RevokedReason: optional(g.RevokedReason), ReplacedBy: optional(g.ReplacedBy),
 		RotationIntervalSeconds: optional(s.RotationIntervalSeconds), GraceSeconds: s.GraceSeconds,
 		WebhookURL: optional(s.WebhookURL), EndpointID: optional(s.EndpointID),
+		Disabled: s.Disabled, AllowedIPs: s.AllowedIPs, Limits: limitsOf(s.RateLimit, s.UsageLimit),
 	}
 	switch g.State {
 	case domain.GenerationActive:
-		k.NextRotationAt = l.NextRotationAt
+		if !s.Disabled { // what is planned for it waits until it is enabled
+			k.NextRotationAt = l.NextRotationAt
+		}
 	case domain.GenerationPending:
 		if r := l.WaitingRotation(); r != nil {
 			id := r.ID // a copy: the row outlives the state
@@ -82,6 +97,42 @@ func keyOf(l *domain.Lineage, g *domain.Generation) *Key {
 		}
 	}
 	return k
+}
+
+// KeyLimits bound how often the keys of a lineage may be used, all together. The zero value of one of them is no limit.
+type KeyLimits struct {
+	Rate  domain.RateLimit
+	Usage domain.UsageLimit
+}
+
+func limitsOf(rate *domain.RateLimit, usage *domain.UsageLimit) *KeyLimits {
+	if rate == nil && usage == nil {
+		return nil
+	}
+	var l KeyLimits
+	if rate != nil {
+		l.Rate = *rate
+	}
+	if usage != nil {
+		l.Usage = *usage
+	}
+	return &l
+}
+
+// RateLimit is the rate limit of the key's lineage, or nil.
+func (k *Key) RateLimit() *domain.RateLimit {
+	if k.Limits == nil {
+		return nil
+	}
+	return optional(k.Limits.Rate)
+}
+
+// UsageLimit is the usage limit of the key's lineage, or nil.
+func (k *Key) UsageLimit() *domain.UsageLimit {
+	if k.Limits == nil {
+		return nil
+	}
+	return optional(k.Limits.Usage)
 }
 
 // later is the later of two times: a generation that was made since the last edit is as new as itself.
@@ -156,6 +207,10 @@ var keyTable = table[Key]{
 		col("next_rotation_at", "timestamptz", func(k *Key) *time.Time { return k.NextRotationAt }),
 		col("rotation_webhook_url", "text", func(k *Key) *string { return k.WebhookURL }),
 		col("endpoint_id", "text", func(k *Key) *string { return (*string)(k.EndpointID) }),
+		col("disabled", "bool", func(k *Key) bool { return k.Disabled }),
+		col("allowed_ips", "jsonb", func(k *Key) *string { return document(k.AllowedIPs, len(k.AllowedIPs) == 0) }),
+		col("rate_limit", "jsonb", func(k *Key) *string { return document(k.RateLimit(), k.RateLimit() == nil) }),
+		col("usage_limit", "jsonb", func(k *Key) *string { return document(k.UsageLimit(), k.UsageLimit() == nil) }),
 	},
 }
 
@@ -163,7 +218,7 @@ var keyTable = table[Key]{
 const keyColumns = `id, lineage_id, generation, version, organization_id, project_id, environment_id, name, secret_digest,
 	key_prefix, last_four, scopes, resources, metadata, state, operator, created_by, created_at, updated_at, expires_at,
 	grace_expires_at, revoked_at, revoked_reason, replaced_by_key_id, rotation_id, rotation_interval_seconds,
-	grace_seconds, next_rotation_at, rotation_webhook_url, endpoint_id`
+	grace_seconds, next_rotation_at, rotation_webhook_url, endpoint_id, disabled, allowed_ips, rate_limit, usage_limit`
 
 func scanKey(row pgx.CollectableRow) (*Key, error) { return scanKeyAnd(row) }
 
@@ -173,18 +228,27 @@ func scanKeyAnd(row pgx.CollectableRow, more ...any) (*Key, error) {
 		k                           Key
 		digest                      []byte
 		scopes, resources, metadata []byte
+		networks, rate, usage       []byte
 	)
 	err := row.Scan(append([]any{&k.ID, &k.LineageID, &k.Generation, &k.Version, &k.OrganizationID, &k.ProjectID, &k.EnvironmentID,
 		&k.Name, &digest, &k.Secret.Prefix, &k.Secret.LastFour, &scopes, &resources, &metadata, &k.State, &k.Operator,
 		&k.CreatedBy, &k.CreatedAt, &k.UpdatedAt, &k.ExpiresAt, &k.GraceExpiresAt, &k.RevokedAt, &k.RevokedReason, &k.ReplacedBy,
-		&k.RotationID, &k.RotationIntervalSeconds, &k.GraceSeconds, &k.NextRotationAt, &k.WebhookURL, &k.EndpointID}, more...)...)
+		&k.RotationID, &k.RotationIntervalSeconds, &k.GraceSeconds, &k.NextRotationAt, &k.WebhookURL, &k.EndpointID,
+		&k.Disabled, &networks, &rate, &usage}, more...)...)
 	if err != nil {
 		return nil, err
 	}
 	copy(k.Secret.Digest[:], digest)
 	k.Metadata = metadata
 	k.inUTC()
-	return &k, cmp.Or(readDocument(scopes, &k.Scopes), readDocument(resources, &k.Resources))
+	var limits KeyLimits
+	if err := cmp.Or(readDocument(rate, &limits.Rate), readDocument(usage, &limits.Usage)); err != nil {
+		return nil, err
+	}
+	if limits != (KeyLimits{}) {
+		k.Limits = &limits
+	}
+	return &k, cmp.Or(readDocument(scopes, &k.Scopes), readDocument(resources, &k.Resources), readDocument(networks, &k.AllowedIPs))
 }
 
 // inUTC makes the times read the same on every machine.

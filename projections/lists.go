@@ -47,5 +47,5 @@ func (r *Reader) Expiring(ctx context.Context, l ExpiringList) ([]*Key, error) {
 	if !after.At.After(l.Now) { // what ended since the page before is no longer live
 		after = Expiry{l.Now, lastKeyID}
 	}
-	return collectWithin(ctx, r, l.Reach, r.scanUsedKey, sqlExpiringKeys, after.At, string(after.ID), l.Until, string(l.Project), l.Now, l.Limit)
+	return collectWithin(ctx, r, l.Reach, scanUsedKey, sqlExpiringKeys, after.At, string(after.ID), l.Until, string(l.Project), l.Now, l.Limit)
 }

@@ -19,6 +19,9 @@ type lookup[K comparable, V any] struct {
 	next    *round[K, V] // the round that reads join now; nil if none waits
 	running bool         // a goroutine is at work on rounds
 	crowded bool         // the last round had company
+	// away is why the last round was given up on after all its time; nil: it was not. Then one round at a time finds out
+	// whether it still is so, and who comes meanwhile is refused at once: waiting would only pile them up.
+	away error
 }
 
 // round is one query and those who wait for it.
@@ -39,7 +42,10 @@ const (
 
 // get returns the value of a key, and whether there is one.
 func (l *lookup[K, V]) get(ctx context.Context, key K) (value V, ok bool, err error) {
-	r := l.join(key)
+	r, err := l.join(key)
+	if err != nil {
+		return value, false, err
+	}
 	select {
 	case <-ctx.Done():
 		return value, false, ctx.Err()
@@ -53,7 +59,10 @@ func (l *lookup[K, V]) get(ctx context.Context, key K) (value V, ok bool, err er
 func (l *lookup[K, V]) getAll(ctx context.Context, keys []K) (map[K]V, error) {
 	rounds := make([]*round[K, V], len(keys))
 	for i, key := range keys {
-		rounds[i] = l.join(key)
+		var err error
+		if rounds[i], err = l.join(key); err != nil {
+			return nil, err
+		}
 	}
 	found := make(map[K]V, len(keys))
 	for i, r := range rounds {
@@ -73,9 +82,12 @@ func (l *lookup[K, V]) getAll(ctx context.Context, keys []K) (map[K]V, error) {
 }
 
 // join adds the key to the round that has not begun yet, and sees that somebody works on it.
-func (l *lookup[K, V]) join(key K) *round[K, V] {
+func (l *lookup[K, V]) join(key K) (*round[K, V], error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.away != nil && l.running {
+		return nil, l.away
+	}
 	if l.next == nil {
 		l.next = &round[K, V]{seen: map[K]struct{}{}, done: make(chan struct{})}
 	}
@@ -89,7 +101,7 @@ func (l *lookup[K, V]) join(key K) *round[K, V] {
 		l.running = true
 		go l.run(l.crowded)
 	}
-	return r
+	return r, nil
 }
 
 // run asks for one round after the other until nobody waits.
@@ -104,9 +116,26 @@ func (l *lookup[K, V]) run(crowded bool) {
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), lookupTimeout)
 		r.found, r.err = l.fetch(ctx, r.keys)
+		l.judge(r.err, ctx.Err() != nil)
 		cancel()
 		close(r.done)
 		crowded = r.reads > 1
+	}
+}
+
+// judge keeps in mind whether a round took all its time in vain; those who wait for the next one then need not wait as long.
+func (l *lookup[K, V]) judge(err error, late bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.away = nil
+	if err == nil || !late {
+		return
+	}
+	l.away = err
+	if l.next != nil {
+		l.next.err = err
+		close(l.next.done)
+		l.next = nil
 	}
 }
 

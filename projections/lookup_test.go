@@ -270,6 +270,46 @@ func TestLookupEndsAFetchThatHangs(t *testing.T) {
 	})
 }
 
+// A store that swallows everything must not pile up those who ask it: while one read finds out whether it is back, all others
+// are refused at once, and once it is back nobody is.
+func TestLookupRefusesAtOnceWhileTheStoreIsAway(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s := &source{values: map[int]string{1: "one"}, let: make(chan struct{})}
+		l := s.lookup()
+		began := time.Now()
+		first := ask(t.Context(), l, 1)
+		synctest.Wait()
+		joined := ask(t.Context(), l, 1) // waits for the round after the one that hangs
+		for _, out := range []chan answer{first, joined} {
+			if got := <-out; !errors.Is(got.err, context.DeadlineExceeded) || time.Since(began) != lookupTimeout {
+				t.Errorf("a read of the beginning got %+v after %s", got, time.Since(began))
+			}
+		}
+		synctest.Wait()
+		trial := ask(t.Context(), l, 1)
+		synctest.Wait()
+		began = time.Now()
+		for range 100 {
+			if got := <-ask(t.Context(), l, 1); !errors.Is(got.err, context.DeadlineExceeded) || time.Since(began) != 0 {
+				t.Fatalf("a read meanwhile got %+v after %s", got, time.Since(began))
+			}
+		}
+		s.let <- struct{}{}
+		if got := <-trial; got != (answer{"one", true, nil}) {
+			t.Errorf("the read that found out got %+v", got)
+		}
+		close(s.let)
+		for range 100 {
+			if got := <-ask(t.Context(), l, 1); got != (answer{"one", true, nil}) {
+				t.Fatalf("a read afterwards got %+v", got)
+			}
+		}
+		if len(s.asked) != 102 {
+			t.Errorf("the store was asked %d times", len(s.asked))
+		}
+	})
+}
+
 // Not parallel, so that no other test's goroutines are about.
 func TestLookupLeavesNoGoroutines(t *testing.T) {
 	ignore := goleak.IgnoreCurrent()

@@ -98,7 +98,7 @@ func (w *world) exec(t *testing.T, sql string, args ...any) {
 }
 
 // one returns the single value of a query, as the owner.
-func one[T any](t *testing.T, w *world, sql string, args ...any) T {
+func one[T any](t testing.TB, w *world, sql string, args ...any) T {
 	t.Helper()
 	var v T
 	if err := w.owner.QueryRow(context.Background(), sql, args...).Scan(&v); err != nil {

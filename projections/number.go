@@ -11,7 +11,7 @@ var sqlKeyByNumber = withUsage(`SELECT `+keyColumns+` FROM keys WHERE `+within+`
 // KeyByNumber returns the key in a tenant's reach that has this number (domain.KeyNumber). A foreign key is not found,
 // exactly like an unknown one.
 func (r *Reader) KeyByNumber(ctx context.Context, reach Reach, number int64) (*Key, error) {
-	found, err := collectWithin(ctx, r, reach, r.scanUsedKey, sqlKeyByNumber, number)
+	found, err := collectWithin(ctx, r, reach, scanUsedKey, sqlKeyByNumber, number)
 	if err != nil {
 		return nil, err
 	}

@@ -15,5 +15,5 @@ var sqlOldestKeys = withUsage(`SELECT `+keyColumns+` FROM keys
 
 // OldestKeys lists the live keys in a tenant's reach, oldest first, after a key.
 func (r *Reader) OldestKeys(ctx context.Context, reach Reach, after domain.KeyID, now time.Time, limit int) ([]*Key, error) {
-	return collectWithin(ctx, r, reach, r.scanUsedKey, sqlOldestKeys, string(after), now, limit)
+	return collectWithin(ctx, r, reach, scanUsedKey, sqlOldestKeys, string(after), now, limit)
 }

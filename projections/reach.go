@@ -32,8 +32,8 @@ func ReachOf(c domain.Caller) Reach {
 	return r
 }
 
-// covers is the first wall for what was not looked up by tenant.
-func (r Reach) covers(organization domain.OrganizationID, project domain.ProjectID) bool {
+// Covers is the first wall for what was not looked up by tenant.
+func (r Reach) Covers(organization domain.OrganizationID, project domain.ProjectID) bool {
 	return organization == r.Organization && (r.Projects == nil || slices.Contains(r.Projects, string(project)))
 }
 

@@ -24,7 +24,6 @@ type Reader struct {
 	byDigest *lookup[domain.Digest, *Key]
 	byID     *lookup[keyRef, *Key]
 	owners   lately.Map[domain.KeyID, owner]
-	usage    *Usage // nil: uses are not counted here
 
 	byOrganization *lookup[domain.OrganizationID, *Organization]
 	pending        *lookup[domain.RotationID, *PendingSecret]
@@ -90,7 +89,7 @@ func (r *Reader) fetchByID(ctx context.Context, refs []keyRef) (map[keyRef]*Key,
 	var v visit
 	found := make(map[keyRef]*Key, len(refs))
 	for organization, ids := range ids {
-		queue(&v, Reach{Organization: organization}, r.scanUsedKey, func(k *Key) {
+		queue(&v, Reach{Organization: organization}, scanUsedKey, func(k *Key) {
 			found[keyRef{organization, k.ID}] = k
 		}, sqlKeysByID, ids)
 	}
@@ -132,7 +131,7 @@ func (r *Reader) Key(ctx context.Context, reach Reach, id domain.KeyID) (*Key, e
 	if err != nil {
 		return nil, asRefusal(err)
 	}
-	if !ok || !reach.covers(k.OrganizationID, k.ProjectID) { // reads that are joined share an organization, not its projects
+	if !ok || !reach.Covers(k.OrganizationID, k.ProjectID) { // reads that are joined share an organization, not its projects
 		return nil, domain.NotFound("key")
 	}
 	return k, nil
@@ -156,7 +155,7 @@ func (r *Reader) Owned(id domain.KeyID, organization domain.OrganizationID, line
 // LineageOf returns the lineage of a key in a tenant's reach, and its project. A foreign key is not found, exactly like an
 // unknown one.
 func (r *Reader) LineageOf(ctx context.Context, reach Reach, id domain.KeyID) (domain.LineageID, domain.ProjectID, error) {
-	if o, ok := r.owners.Get(id); ok && reach.covers(o.organization, o.project) {
+	if o, ok := r.owners.Get(id); ok && reach.Covers(o.organization, o.project) {
 		return o.lineage, o.project, nil
 	}
 	k, err := r.Key(ctx, reach, id)
@@ -192,9 +191,9 @@ type KeyList struct {
 func (r *Reader) Keys(ctx context.Context, l KeyList) ([]*Key, error) {
 	before := cmp.Or(string(l.Before), lastKeyID)
 	if l.Project == "" {
-		return collectWithin(ctx, r, l.Reach, r.scanUsedKey, sqlListAllKeys, before, l.Now, l.Limit)
+		return collectWithin(ctx, r, l.Reach, scanUsedKey, sqlListAllKeys, before, l.Now, l.Limit)
 	}
-	return collectWithin(ctx, r, l.Reach, r.scanUsedKey, sqlListKeys, l.Project, before, string(l.Environment), string(l.Lineage),
+	return collectWithin(ctx, r, l.Reach, scanUsedKey, sqlListKeys, l.Project, before, string(l.Environment), string(l.Lineage),
 		l.IncludeEnded, l.Now, l.Limit)
 }
 

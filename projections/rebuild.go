@@ -57,6 +57,10 @@ var orphans = []string{
 // rebuild that was interrupted can simply be started again. It needs the owner's rights. It returns how many streams it
 // went through.
 func Rebuild(ctx context.Context, conn *pgx.Conn) (streams int, err error) {
+	// Plans are kept, and those made while the tables were empty must not scan them when they are full: as in the pools.
+	if _, err := conn.Exec(ctx, "SET enable_seqscan = off; SET jit = off"); err != nil {
+		return 0, fmt.Errorf("prepare the connection: %w", err)
+	}
 	if _, err := conn.Exec(ctx, sqlMissingHeads, eventstore.Lifecycle); err != nil {
 		return 0, fmt.Errorf("make missing heads: %w", err)
 	}

@@ -54,7 +54,7 @@ const sqlLiveKeys = `SELECT k.id FROM keys k
 
 // Select returns the live keys that match, oldest first, beside those of one lineage, the caller's own.
 func (r *Reader) Select(ctx context.Context, reach Reach, own domain.LineageID, s Selection, now time.Time, limit int) ([]*Key, error) {
-	return collectWithin(ctx, r, reach, r.scanUsedKey, sqlSelectKeys, own, now, s.Project, s.Environment, s.CreatedBy, s.Scope, s.KeyPrefix,
+	return collectWithin(ctx, r, reach, scanUsedKey, sqlSelectKeys, own, now, s.Project, s.Environment, s.CreatedBy, s.Scope, s.KeyPrefix,
 		s.UnusedSince, limit)
 }
 

@@ -3,70 +3,51 @@ package projections
 import (
 	"context"
 	"fmt"
-	"net/netip"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/rekeyhq/rekey/domain"
 )
 
-// flush is what was counted up to a moment, and is written next. It goes in pieces, one statement each: a large one would
-// hold locks for long, and might never be done in time. Each piece has a number that is written with it: where its answer
-// was lost it is sent again as it is, until it is answered, and was counted once all the same.
+// flush is what was counted up to a moment, as the events that are written next, in one transaction. Where its answer was
+// lost it is sent again as it is, until it is answered: by its number it is written once all the same.
 type flush struct {
-	first  int64 // the number of the first piece
-	uses   [usageShards]map[domain.KeyID]use
-	number int64       // of the piece that is next
-	rows   []*usageRow // what is not answered yet
+	number int64
+	taken  time.Time // all that was counted before is in it, or was in an earlier one
+	ends   bool      // the replica stops: nothing comes after it
+	uses   int64
+	events usedEvents
 }
 
-// usageRow is one key's part of a flush.
-type usageRow struct {
-	id domain.KeyID
-	use
+// usedEvents are the events of a flush, column by column, as write_usage takes them.
+type usedEvents struct {
+	ids, organizations, projects, data []string
+	versions                           []int64
+	revision                           int
 }
 
-var usageTable = table[usageRow]{
-	name: "key_usage",
-	key:  []string{"key_id"},
-	columns: []column[usageRow]{
-		col("key_id", "text", func(r *usageRow) string { return string(r.id) }),
-		col("organization_id", "text", func(r *usageRow) string { return string(r.organization) }),
-		col("last_used_at", "timestamptz", func(r *usageRow) time.Time { return r.at }),
-		col("last_used_ip", "inet", func(r *usageRow) *netip.Addr { return optional(r.ip) }),
-		col("use_count", "int8", func(r *usageRow) int64 { return r.count }),
-	},
-}
-
-var sqlFlushUsage = flushUsage()
-
-// flushUsage is the statement of a piece. One that is there already finds its number and adds nothing; one that may still
-// be at work, on a connection that was given up, is waited for by the conflict.
-func flushUsage() string {
-	values, source := usageTable.unnest()
-	boot, number := len(usageTable.columns)+1, len(usageTable.columns)+2
-	return fmt.Sprintf(`WITH fresh AS (
-		INSERT INTO usage_flushes AS f (boot_id, number, flushed_at) VALUES ($%[1]d, $%[2]d, now())
-		ON CONFLICT (boot_id) DO UPDATE SET number = excluded.number, flushed_at = excluded.flushed_at
-			WHERE f.number < excluded.number
-		RETURNING f.number)
-	INSERT INTO key_usage AS u (%[3]s, boot_id, flush_number) SELECT %[4]s, $%[1]d, $%[2]d FROM %[5]s WHERE EXISTS (SELECT FROM fresh)
-	ON CONFLICT (key_id) DO UPDATE SET
-		last_used_at = greatest(u.last_used_at, excluded.last_used_at),
-		last_used_ip = CASE WHEN excluded.last_used_at >= u.last_used_at THEN excluded.last_used_ip ELSE u.last_used_ip END,
-		use_count = u.use_count + excluded.use_count, boot_id = excluded.boot_id, flush_number = excluded.flush_number`,
-		boot, number, strings.Join(usageTable.names(), ", "), values, source)
+// usageGroup is what all keys of an event have in common.
+type usageGroup struct {
+	organization domain.OrganizationID
+	project      domain.ProjectID
+	hour         int64
 }
 
 const (
-	// sqlForgetFlushes removes numbers of replicas that ended. One that is alive and idle loses its number too, which
-	// matters only if it has waited for an answer for all that time: that piece could then be counted twice.
-	sqlForgetFlushes = `DELETE FROM usage_flushes WHERE flushed_at < now() - interval '7 days'`
-
-	flushRows    = 5000             // a fraction of a second
+	// eventKeys bounds an event, to some 100 KB.
+	eventKeys    = 1000
 	flushTimeout = 10 * time.Second // what is not written by then is left to the next flush
 	stopTimeout  = 5 * time.Second
+)
+
+const (
+	sqlWriteUsage    = `SELECT write_usage($1, $2, $3, $4, $5, $6::text[], $7::int8[], $8::text[], $9::text[], $10, $11::int2, $12, $13::text[])`
+	sqlRegisterUsage = `INSERT INTO usage_flushes AS f (boot_id, number, flushed_at, complete_until, applied_until, ended)
+		VALUES ($1, 0, clock_timestamp(), $2, $2, false)
+		ON CONFLICT (boot_id) DO UPDATE SET flushed_at = excluded.flushed_at`
+	// sqlForgetFlushes removes replicas that ended. One that did not say so has crashed: its row is the gap that it left, and
+	// stays for as long as the series that have it.
+	sqlForgetFlushes = `DELETE FROM usage_flushes
+		WHERE ended AND flushed_at < now() - interval '7 days' AND applied_until IS NOT DISTINCT FROM complete_until OR flushed_at < now() - interval '800 days'`
 )
 
 // Run writes uses until ctx ends, and then, within a bounded time, what is left. What counts uses should end before it.
@@ -81,17 +62,10 @@ func (u *Usage) Run(ctx context.Context) {
 			return
 		case <-ticker.C:
 			// It goes on when ctx ends: to break it off would only mean to send it again.
-			_ = u.Flush(context.WithoutCancel(ctx)) // Flush has logged it, and the next one tries again
+			if err := u.Flush(context.WithoutCancel(ctx)); err != nil { // which has logged it, and the next one tries again
+				_ = u.Register(context.WithoutCancel(ctx)) // without a word from this replica others would take it for dead
+			}
 		}
-	}
-}
-
-// forget is done once in a life, because each life adds one row.
-func (u *Usage) forget(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
-	defer cancel()
-	if _, err := u.cfg.Pool.Exec(ctx, sqlForgetFlushes); err != nil {
-		u.cfg.Logger.Info("old numbers of usage flushes are not removed; the next start does it", "error", err)
 	}
 }
 
@@ -99,71 +73,114 @@ func (u *Usage) forget(ctx context.Context) {
 func (u *Usage) stop(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
 	defer cancel()
-	if err := u.Flush(ctx); err != nil {
+	if err := u.flush(ctx, true); err != nil {
 		u.cfg.Logger.Error("uses are lost: they cannot be written, and this process ends", "uses", u.unwritten(), "error", err)
 	}
 }
 
 // Flush writes all that was counted before, also what an earlier flush could not. It takes a bounded time.
-func (u *Usage) Flush(ctx context.Context) error {
+func (u *Usage) Flush(ctx context.Context) error { return u.flush(ctx, false) }
+
+func (u *Usage) flush(ctx context.Context, ends bool) error {
 	u.flushing.Lock()
 	defer u.flushing.Unlock()
 	ctx, cancel := context.WithTimeout(ctx, flushTimeout)
 	defer cancel()
-	err := u.settle(ctx)
+	err := u.ensureRegistered(ctx)
 	if err == nil {
-		u.take()
+		err = u.settle(ctx)
+	}
+	if err == nil {
+		u.take(ends)
 		err = u.settle(ctx)
 	}
 	u.tell(err)
 	return err
 }
 
-// take makes a flush of what waits.
-func (u *Usage) take() {
-	next := &flush{first: u.latest.number, number: u.latest.number}
-	u.mu.Lock()
+// take makes a flush of what waits. It may have no events: then it says up to when there were no uses.
+func (u *Usage) take(ends bool) {
+	u.number++
+	f := &flush{number: u.number, taken: time.Now(), ends: ends}
 	for i := range u.shards {
-		next.uses[i] = u.shards[i].take()
-	}
-	u.latest = next
-	u.mu.Unlock()
-	next.lay()
-}
-
-// lay makes rows of the uses, in the order of their keys: two replicas lock them in the same order.
-func (f *flush) lay() {
-	for _, shard := range f.uses {
-		for id, use := range shard {
-			f.rows = append(f.rows, &usageRow{id, use})
+		taken := u.shards[i].take()
+		for id, use := range taken {
+			f.uses += use.all()
+			u.lay(f, id, &use, &use.hourUse)
+			if use.others != nil {
+				for _, h := range *use.others {
+					u.lay(f, id, &use, &h)
+				}
+			}
 		}
+		u.shards[i].giveBack(taken)
 	}
-	slices.SortFunc(f.rows, func(a, b *usageRow) int { return strings.Compare(string(a.id), string(b.id)) })
+	for group, text := range u.text {
+		if text.Len() == 0 { // had nothing for a whole flush
+			delete(u.text, group)
+			continue
+		}
+		u.close(f, group, text)
+	}
+	u.waiting = f
 }
 
-// settle writes what is left of the latest flush.
+// lay adds an hour of a key to the event of its group.
+func (u *Usage) lay(f *flush, id domain.UUID, of *use, h *hourUse) {
+	group := usageGroup{of.organization, of.project, h.hour}
+	text := u.text[group]
+	if text == nil {
+		text = &domain.UsedText{}
+		u.text[group] = text
+	}
+	k := domain.UsedKey{
+		Key: id, Lineage: of.lineage, Generation: of.generation, UseCount: h.count, DeniedCount: h.denied, InGrace: of.grace,
+	}
+	if h.count > 0 {
+		k.LastUsed, k.LastUsedIP = h.at-h.hour*microsPerHour, h.ip
+	}
+	text.Add(&k)
+	if text.Len() == eventKeys {
+		u.close(f, group, text)
+	}
+}
+
+// close makes an event of what was laid.
+func (u *Usage) close(f *flush, of usageGroup, text *domain.UsedText) {
+	u.version++
+	e := &f.events
+	var data string
+	data, e.revision = text.Close(f.number, hourStart(of.hour))
+	e.data = append(e.data, data)
+	e.ids = append(e.ids, u.cfg.IDs.New(domain.PrefixEvent, f.taken))
+	e.versions = append(e.versions, u.version)
+	e.organizations = append(e.organizations, string(of.organization))
+	e.projects = append(e.projects, string(of.project))
+}
+
+// settle writes the flush that waits, if there is one.
 func (u *Usage) settle(ctx context.Context) error {
-	for f := u.latest; len(f.rows) > 0; {
-		piece := f.rows[:min(flushRows, len(f.rows))]
-		if err := u.write(ctx, piece, f.number); err != nil {
-			return err
-		}
-		f.number++
-		f.rows = f.rows[len(piece):]
+	f := u.waiting
+	if f == nil {
+		return nil
 	}
-	u.latest.rows = nil
-	return nil
-}
-
-func (u *Usage) write(ctx context.Context, piece []*usageRow, number int64) error {
-	args := make([]any, 0, len(usageTable.columns)+2)
-	for _, c := range usageTable.columns {
-		args = append(args, c.array(piece))
-	}
-	if _, err := u.cfg.Pool.Exec(ctx, sqlFlushUsage, append(args, u.boot, number)...); err != nil {
+	until, e := u.clock.at(f.taken), &f.events
+	var said time.Time
+	err := u.cfg.Pool.QueryRow(ctx, sqlWriteUsage, u.boot, f.number, u.until, until, f.ends, nonNil(e.ids), nonNil(e.versions),
+		nonNil(e.organizations), nonNil(e.projects), domain.TypeUsed, e.revision, domain.ActorUsage, nonNil(e.data)).Scan(&said)
+	if err != nil {
 		return fmt.Errorf("write usage: %w", err)
 	}
+	u.clock, u.until, u.waiting = databaseClock{said, time.Now()}, until, nil
 	return nil
+}
+
+// nonNil is for arrays: an empty one is not NULL.
+func nonNil[E any](s []E) []E {
+	if s == nil {
+		return []E{}
+	}
+	return s
 }
 
 // tell logs what has changed: an outage when it begins and when it is over, and so with what it cost.
@@ -189,16 +206,66 @@ func (u *Usage) tell(err error) {
 func (u *Usage) unwritten() (uses int64) {
 	u.flushing.Lock()
 	defer u.flushing.Unlock()
-	for _, r := range u.latest.rows {
-		uses += r.count
+	if u.waiting != nil {
+		uses = u.waiting.uses
 	}
 	for i := range u.shards {
 		s := &u.shards[i]
 		s.mu.Lock()
 		for _, use := range s.uses {
-			uses += use.count
+			uses += use.all()
 		}
 		s.mu.Unlock()
 	}
 	return uses + u.dropped.Load()
+}
+
+// databaseClock is what is known of the database's clock: it had said so much by a moment of this machine's.
+type databaseClock struct{ said, heard time.Time }
+
+// at is what the database's clock said at a moment, at least: it is behind by what the answer took to get here. A machine's
+// times carry its monotonic clock, so its wall clock may be set meanwhile.
+func (c databaseClock) at(moment time.Time) time.Time { return c.said.Add(moment.Sub(c.heard)) }
+
+// Register makes this replica known, so that others do not say that counts are complete which this one may still add to. It
+// is called before any use is counted, and may be repeated: after a pause in which nothing was heard of the replica for
+// long, before it counts again.
+func (u *Usage) Register(ctx context.Context) error {
+	u.flushing.Lock()
+	defer u.flushing.Unlock()
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	return u.register(ctx)
+}
+
+func (u *Usage) ensureRegistered(ctx context.Context) error {
+	if u.registered {
+		return nil
+	}
+	return u.register(ctx)
+}
+
+func (u *Usage) register(ctx context.Context) error {
+	if !u.registered {
+		var said time.Time
+		if err := u.cfg.Pool.QueryRow(ctx, `SELECT clock_timestamp()`).Scan(&said); err != nil {
+			return fmt.Errorf("ask for the database's time: %w", err)
+		}
+		u.clock = databaseClock{said, time.Now()}
+		u.until = u.clock.at(u.began)
+	}
+	if _, err := u.cfg.Pool.Exec(ctx, sqlRegisterUsage, u.boot, u.until); err != nil {
+		return fmt.Errorf("register what counts uses: %w", err)
+	}
+	u.registered = true
+	return nil
+}
+
+// forget is done once in a life, because each life adds one row.
+func (u *Usage) forget(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, stopTimeout)
+	defer cancel()
+	if _, err := u.cfg.Pool.Exec(ctx, sqlForgetFlushes); err != nil {
+		u.cfg.Logger.Info("old numbers of usage flushes are not removed; the next start does it", "error", err)
+	}
 }

@@ -26,8 +26,9 @@ type line struct {
 	mu   sync.Mutex
 	ends map[net.Conn]bool // all that are open
 	down bool
-	// lose: the next flush reaches the server, and when the server has answered it, the connection is cut instead.
-	lose bool
+	// lose: when this goes by next, it reaches the server, and when the server has answered it, the connection is cut instead.
+	lose []byte
+	drop []byte // when this goes by next, the connection is cut before it reaches the server
 }
 
 // connectThrough returns a pool of one connection over a line.
@@ -78,7 +79,24 @@ func (l *line) set(down bool) {
 func (l *line) loseNextAnswer() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	l.lose = true
+	l.lose = flushSign
+}
+
+// Signs by which a line tells what goes by: a flush carries the name of the replica's life, and a projection commits.
+var (
+	flushSign  = []byte("usage_0")
+	commitSign = []byte("commit\x00")
+)
+
+// breakNextCommit cuts the connection when a transaction is about to commit, or when it has.
+func (l *line) breakNextCommit(before bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if before {
+		l.drop = commitSign
+	} else {
+		l.lose = commitSign
+	}
 }
 
 func (l *line) accept() {
@@ -99,7 +117,7 @@ func (l *line) accept() {
 		}
 		l.mu.Unlock()
 		losing := make(chan struct{}) // closed when a flush passed whose answer is to be lost
-		l.work.Go(func() { l.carry(client, server, func(b []byte) bool { l.arm(b, losing); return !isCancel(b) }) })
+		l.work.Go(func() { l.carry(client, server, func(b []byte) bool { return l.arm(b, losing) && !isCancel(b) }) })
 		l.work.Go(func() { l.carry(server, client, func(b []byte) bool { return !isAnswerTo(losing, b) }) })
 	}
 }
@@ -119,14 +137,19 @@ func (l *line) carry(from, to net.Conn, pass func([]byte) bool) {
 	}
 }
 
-// arm looks whether a flush goes by: it carries the name of the replica's life.
-func (l *line) arm(b []byte, losing chan struct{}) {
+// arm looks whether what is waited for goes by, and whether it may.
+func (l *line) arm(b []byte, losing chan struct{}) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.lose && bytes.Contains(b, []byte("boot_")) {
-		l.lose = false
+	if l.drop != nil && bytes.Contains(b, l.drop) {
+		l.drop = nil
+		return false
+	}
+	if l.lose != nil && bytes.Contains(b, l.lose) {
+		l.lose = nil
 		close(losing)
 	}
+	return true
 }
 
 // isCancel tells a client's request to cancel what another connection does. None gets through: a line that broke lets the
@@ -137,7 +160,7 @@ func isCancel(b []byte) bool { return bytes.HasPrefix(b, []byte{0, 0, 0, 16, 4, 
 func isAnswerTo(losing chan struct{}, b []byte) bool {
 	select {
 	case <-losing:
-		return bytes.Contains(b, []byte("INSERT 0 "))
+		return bytes.Contains(b, []byte("SELECT 1")) || bytes.Contains(b, []byte("COMMIT"))
 	default:
 		return false
 	}
@@ -147,7 +170,7 @@ func isAnswerTo(losing chan struct{}, b []byte) bool {
 func (w *world) blockedFlushes(t *testing.T) int {
 	t.Helper()
 	return one[int](t, w, `SELECT count(*)::int FROM pg_stat_activity
-		WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%usage_flushes%'`)
+		WHERE datname = current_database() AND wait_event_type = 'Lock' AND query LIKE '%write_usage%'`)
 }
 
 func TestUsageOutage(t *testing.T) {
@@ -176,7 +199,7 @@ func TestUsageOutage(t *testing.T) {
 		}
 	})
 
-	t.Run("PiecesAreNumberedEach", func(t *testing.T) {
+	t.Run("AFlushOfManyEventsIsOne", func(t *testing.T) {
 		t.Parallel()
 		w := setupUsage(t)
 		l, pool := w.connectThrough(t)
@@ -201,8 +224,11 @@ func TestUsageOutage(t *testing.T) {
 				}
 			}
 		}
-		if number := one[int64](t, &w.world, `SELECT number FROM usage_flushes`); number != 6 {
-			t.Errorf("%d pieces, want 6", number)
+		if number := one[int64](t, &w.world, `SELECT number FROM usage_flushes`); number != 4 { // and two without uses
+			t.Errorf("%d flushes, want 4", number)
+		}
+		if n := len(w.lane(t)); n != 2*keys/1000 {
+			t.Errorf("%d events, want %d", n, 2*keys/1000)
 		}
 	})
 
@@ -220,7 +246,7 @@ func TestUsageOutage(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if _, err := tx.Exec(t.Context(), `SELECT FROM key_usage FOR UPDATE`); err != nil {
+		if _, err := tx.Exec(t.Context(), `SELECT FROM usage_flushes FOR UPDATE`); err != nil {
 			t.Fatal(err)
 		}
 		attempts := make(chan error, 1)

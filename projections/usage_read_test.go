@@ -8,12 +8,10 @@ import (
 	"github.com/rekeyhq/rekey/projections"
 )
 
-// counting gives the world's reader a Usage, which writes when it is told to.
+// counting is a Usage, which writes when it is told to.
 func (w *world) counting(t *testing.T) *projections.Usage {
 	t.Helper()
-	u := projections.NewUsage(projections.UsageConfig{Pool: w.db.Pool(t)})
-	w.reader.ShowUsage(u)
-	return u
+	return projections.NewUsage(projections.UsageConfig{Pool: w.db.Pool(t)})
 }
 
 // wantUse asserts what a key shows of its use.
@@ -52,16 +50,21 @@ func TestReaderShowsUse(t *testing.T) {
 	}
 
 	u.Used(k, "::ffff:192.0.2.1", at)
-	wantUse(t, read(used), at, "192.0.2.1", 1) // at once
 	flushed(t, u)
-	wantUse(t, read(used), at, "192.0.2.1", 1) // once only
+	if k := read(used); k.UseCount != 0 || k.UseCompleteUntil == nil || k.UseCompleteUntil.After(time.Now()) {
+		t.Errorf("what is in no table yet is shown: %d uses, complete until %v", k.UseCount, k.UseCompleteUntil)
+	}
+	w.projected(t)
+	wantUse(t, read(used), at, "192.0.2.1", 1)
 	u.Used(k, fromB, at.Add(time.Second))
 	u.Used(k, fromA, at.Add(-time.Second))
+	w.counted(t, u)
 	wantUse(t, read(used), at.Add(time.Second), fromB, 3)
-	flushed(t, u)
 	u.Used(k, "", at.Add(2*time.Second))
+	w.counted(t, u)
 	wantUse(t, read(used), at.Add(2*time.Second), "", 4)
 	u.Used(k, fromA, at.Add(3*time.Second))
+	w.counted(t, u)
 
 	lists := map[string]func() ([]*projections.Key, error){
 		"of a project": func() ([]*projections.Key, error) {
@@ -84,9 +87,7 @@ func TestReaderShowsUse(t *testing.T) {
 
 	other := projections.NewUsage(projections.UsageConfig{Pool: w.db.Pool(t)}) // another replica
 	other.Used(k, fromB, at.Add(time.Minute))
-	flushed(t, other)
-	wantUse(t, read(used), at.Add(time.Minute), fromB, 6)
-	flushed(t, u)
+	w.counted(t, other)
 	wantUse(t, read(used), at.Add(time.Minute), fromB, 6)
 
 	key, err := w.verifier.Authenticate(t.Context(), used.secret.Reveal())
@@ -101,89 +102,6 @@ func TestReaderShowsUse(t *testing.T) {
 	wantUse(t, read(used), at.Add(time.Minute), fromB, 6)
 }
 
-// While a flush is on its way, a read adds it if it knows that the row has not got it. After another replica's flush it
-// cannot know: then the count lags, and never says too much.
-func TestReaderShowsUseThatIsOnItsWay(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	u := w.counting(t)
-	n := w.tenant(t)
-	first, own, shared := w.create(t, n), w.create(t, n), w.create(t, n)
-	at := w.clock.Now()
-	use := func(u *projections.Usage, m made, after time.Duration) {
-		u.Used(&projections.Key{ID: m.key, OrganizationID: m.organization}, fromA, at.Add(after))
-	}
-	use(u, own, 0)
-	flushed(t, u)
-	other := projections.NewUsage(projections.UsageConfig{Pool: w.db.Pool(t)})
-	use(other, shared, 0)
-	flushed(t, other)
-
-	tx, err := w.connect(t).Begin(t.Context())
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := tx.Exec(t.Context(), `LOCK TABLE key_usage IN SHARE MODE`); err != nil { // it can be read
-		t.Fatal(err)
-	}
-	for _, m := range []made{first, own, shared} {
-		use(u, m, time.Second)
-	}
-	written := make(chan error, 1)
-	go func() { written <- u.Flush(t.Context()) }()
-	eventually(t, "the flush is on its way", func() bool { return w.blockedFlushes(t) == 1 })
-	check := func(m made, after time.Duration, count int64) {
-		t.Helper()
-		k, err := w.reader.Key(t.Context(), m.reach(), m.key)
-		if err != nil {
-			t.Fatal(err)
-		}
-		wantUse(t, k, at.Add(after), fromA, count)
-	}
-	check(first, time.Second, 1)
-	check(own, time.Second, 2)
-	check(shared, time.Second, 1)
-	use(u, own, 2*time.Second)
-	check(own, 2*time.Second, 3)
-	if err := tx.Commit(t.Context()); err != nil {
-		t.Fatal(err)
-	}
-	if err := <-written; err != nil {
-		t.Fatal(err)
-	}
-	check(first, time.Second, 1)
-	check(own, 2*time.Second, 3)
-	check(shared, time.Second, 2)
-}
-
-// A read that meets a flush counts each use once: it knows which flushes its row has in it.
-func TestReaderShowsUseWhileItIsWritten(t *testing.T) {
-	t.Parallel()
-	w := setup(t)
-	u := w.counting(t)
-	m := w.create(t, w.tenant(t))
-	key := &projections.Key{ID: m.key, OrganizationID: m.organization}
-	at, uses := w.clock.Now(), int64(0)
-	for range 300 {
-		for range 3 {
-			uses++
-			u.Used(key, fromA, at.Add(time.Duration(uses)*time.Microsecond))
-		}
-		written := make(chan error, 1)
-		go func() { written <- u.Flush(t.Context()) }()
-		for range 3 {
-			k, err := w.reader.Key(t.Context(), m.reach(), m.key)
-			if err != nil {
-				t.Fatal(err)
-			}
-			wantUse(t, k, at.Add(time.Duration(uses)*time.Microsecond), fromA, uses)
-		}
-		if err := <-written; err != nil {
-			t.Fatal(err)
-		}
-	}
-}
-
 // G6: the use of a key is as well walled as the key: by its own table, not only by the key that it is shown with.
 func TestG6UsageIsWalled(t *testing.T) {
 	t.Parallel()
@@ -191,8 +109,8 @@ func TestG6UsageIsWalled(t *testing.T) {
 	u := w.counting(t)
 	acme, evil := w.tenant(t), w.tenant(t)
 	m := w.create(t, acme)
-	u.Used(&projections.Key{ID: m.key, OrganizationID: m.organization}, fromA, w.clock.Now())
-	flushed(t, u)
+	u.Used(&projections.Key{ID: m.key, LineageID: m.lineage, OrganizationID: m.organization}, fromA, w.clock.Now())
+	w.counted(t, u)
 	if _, err := w.reader.Key(t.Context(), evil.reach(), m.key); domain.CodeOf(err) != domain.CodeNotFound {
 		t.Errorf("the other tenant gets %v", err)
 	}

@@ -2,6 +2,7 @@ package projections_test
 
 import (
 	"context"
+	"net/netip"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -136,6 +137,58 @@ func TestVerify(t *testing.T) {
 		v := w.verify(t, m, func(r *projections.VerifyRequest) { r.Scopes = []string{"write"} })
 		if v.Code != projections.CodeRevoked {
 			t.Errorf("got %s", v.Code)
+		}
+	})
+
+	// What applies first is told, and only a use that is valid is one: the budget of one use is there to the end.
+	t.Run("LimitsInTheirOrder", func(t *testing.T) {
+		pool := w.db.Pool(t)
+		limited := projections.NewVerifier(w.reader, w.clock.Now)
+		limited.Limit(projections.NewLimiter(projections.LimiterConfig{Pool: pool}))
+		m := w.create(t, acme, func(s *domain.Settings) {
+			s.Scopes, s.Resources = domain.Scopes{"read"}, domain.Resources{"app": {"a"}}
+			s.Disabled, s.AllowedIPs = true, domain.Networks{netip.MustParsePrefix("10.0.0.0/8")}
+			s.UsageLimit, s.RateLimit = &domain.UsageLimit{Uses: 2, Period: domain.UsageTotal}, &domain.RateLimit{Requests: 1, WindowSeconds: 86400}
+		})
+		request := projections.VerifyRequest{Reach: m.reach(), Secret: m.secret.Reveal(), Scopes: []string{"write"}, Resources: map[string]string{"app": "b"}}
+		wants := func(want projections.Code) {
+			t.Helper()
+			v, err := limited.Verify(t.Context(), request)
+			if err != nil || v.Code != want || v.Key == nil || v.Status != domain.StatusActive {
+				t.Errorf("got %s, %v (%v), want %s", v.Code, v.Status, err, want)
+			}
+			if asked := v.Spending.UsageRemaining >= 0; asked != (want == projections.CodeValid || want == projections.CodeRateLimited || want == projections.CodeUsageExceeded) {
+				t.Errorf("with %s the limits said %+v", want, v.Spending)
+			}
+		}
+		change := func(f func(*domain.UpdateKey)) {
+			t.Helper()
+			w.decide(t, m, func(l *domain.Lineage, now time.Time) ([]domain.Decided, error) {
+				c := domain.UpdateKey{KeyID: m.key, Caller: domain.System()}
+				f(&c)
+				return l.Update(c, domain.Limits{}, now)
+			})
+		}
+		wants(projections.CodeDisabled)
+		if caller, err := limited.Authenticate(t.Context(), m.secret.Reveal()); caller != nil || err != nil {
+			t.Errorf("disabled, it authenticates as %v (%v)", caller, err)
+		}
+		change(func(c *domain.UpdateKey) { c.Enabled = domain.ChangeTo(true) })
+		wants(projections.CodeIPDenied)
+		request.IP = netip.MustParseAddr("11.0.0.1")
+		wants(projections.CodeIPDenied)
+		request.IP = netip.MustParseAddr("10.0.0.1")
+		wants(projections.CodeInsufficientScope)
+		request.Scopes = nil
+		wants(projections.CodeResourceDenied)
+		request.Resources = nil
+		wants(projections.CodeValid)
+		wants(projections.CodeRateLimited)
+		change(func(c *domain.UpdateKey) { c.RateLimit = domain.ChangeTo[*domain.RateLimit](nil) })
+		wants(projections.CodeValid)
+		wants(projections.CodeUsageExceeded)
+		if w.verify(t, m, func(r *projections.VerifyRequest) { *r = request }).Code != projections.CodeValid {
+			t.Error("a verifier without a limiter keeps limits")
 		}
 	})
 

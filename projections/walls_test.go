@@ -40,6 +40,10 @@ var neighbour = []string{
 		VALUES ('dlv_' || $1, 'msg_' || $1, 'ep_' || $1, 'org_' || $1, 'proj_' || $1, 'lin_' || $1, 'rot_' || $1, 1, 'key.rotation.created', 'failed', now(), now())`,
 	`INSERT INTO grace_usage (key_id, address, agent, lineage_id, first_seen_at, last_seen_at, use_count) VALUES ('key_' || $1, '', '', 'lin_' || $1, now(), now(), 1)`,
 	`INSERT INTO webhook_attempts (delivery_id, number, started_at) VALUES ('dlv_' || $1, 1, now())`,
+	`INSERT INTO usage_hours VALUES ('key_' || $1, date_trunc('hour', now()), 'org_' || $1, 'proj_' || $1, 'lin_' || $1, 1, 0),
+		('proj_' || $1, date_trunc('hour', now()), 'org_' || $1, 'proj_' || $1, '', 1, 0)`,
+	`INSERT INTO usage_days SELECT subject_id, date_trunc('day', start, 'UTC'), organization_id, project_id, lineage_id, use_count, denied_count
+		FROM usage_hours WHERE project_id = 'proj_' || $1`,
 	`INSERT INTO events SELECT 1, 1 + count(*), 'evt_' || $1, 'lin_' || $1, 1, 'org_' || $1, 'proj_' || $1, 'Created', 1, now(), 'key_maker', '', '{}' FROM events`,
 }
 
@@ -70,6 +74,10 @@ var reads = map[string]struct {
 	"sqlOwnOrganization": {sqlOwnOrganization, nil},
 	"sqlProjects":        {sqlProjects, []any{"", "", 10}},
 	"sqlEnvironments":    {sqlEnvironments, []any{"", "", "", 10}},
+	"sqlHoursOf":         {sqlHoursOf, []any{time.Now().Add(-24 * time.Hour), time.Now(), "key_a", "", ""}},
+	"sqlHoursOfLineage":  {sqlHoursOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now(), "", ""}},
+	"sqlDaysOf":          {sqlDaysOf, []any{time.Now().Add(-24 * time.Hour), time.Now(), "proj_a", "proj_a", ""}},
+	"sqlDaysOfLineage":   {sqlDaysOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now(), "lin_a", "proj_a"}},
 }
 
 // withoutTenant says why these use the service's pool: nothing else may.
@@ -92,6 +100,7 @@ var withoutTenant = map[string]string{
 	"EndEpochs":           "is rekey's own bookkeeping",
 	"Claim":               "finds a secret that waits, by the digest of the right to fetch it",
 	"ForgetClaims":        "is rekey's own bookkeeping",
+	"usageGaps":           "says when replicas crashed, which is no tenant's",
 	"NewGraceUses":        "keeps it",
 	"Flush":               "counts who uses keys in grace, and reads nothing",
 }

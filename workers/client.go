@@ -33,6 +33,8 @@ type Config struct {
 	Commands *commands.Service
 	Sender   *webhook.Sender
 	Logger   *slog.Logger
+	// UsageRetention is how long events of use, and the series by the hour, are kept; 0 means 90 days.
+	UsageRetention time.Duration
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
 	// SweepEvery is how often due work is looked for; 0 means a second.
@@ -95,6 +97,9 @@ type Workers struct {
 
 // New returns the workers; Run starts them.
 func New(cfg Config) (*Workers, error) {
+	if cfg.UsageRetention == 0 {
+		cfg.UsageRetention = 90 * 24 * time.Hour
+	}
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}

@@ -50,6 +50,7 @@ func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) e
 		w.stallStuck(ctx),
 		w.tellGraceUses(ctx),
 		w.removeOld(ctx),
+		w.dropOldUsage(ctx),
 	)
 }
 
@@ -60,6 +61,25 @@ func (w *Workers) makePartitions(ctx context.Context) error {
 	}
 	if made > 0 {
 		w.cfg.Logger.Info("partitions made ahead", "count", made)
+	}
+	return nil
+}
+
+// daysKept is how long the series by the day is kept at least.
+const daysKept = 2 * 366 * 24 * time.Hour
+
+// dropOldUsage drops partitions of use that are too old, one at a time: each must wait for who reads its table.
+func (w *Workers) dropOldUsage(ctx context.Context) error {
+	keep := w.cfg.UsageRetention
+	for began := time.Now(); time.Since(began) < removeFor; {
+		var dropped int
+		if err := w.cfg.Pool.QueryRow(ctx, "SELECT drop_old_usage($1, $1, $2)", keep, max(keep, daysKept)).Scan(&dropped); err != nil {
+			return fmt.Errorf("drop old usage: %w", err)
+		}
+		if dropped == 0 {
+			return nil
+		}
+		w.cfg.Logger.Info("a partition of usage was dropped")
 	}
 	return nil
 }

@@ -77,7 +77,7 @@ func narrow(ctx context.Context, core *surface.Core, r *http.Request, key *proje
 	if err != nil {
 		return nil, err
 	}
-	if !limited.StatusAt(core.Now()).Valid() || !caller.Covers(limited.Caller()) {
+	if !limited.StatusAt(core.Now()).Valid() || limited.Disabled || !limited.MayUseFrom(core.ClientIP(r)) || !caller.Covers(limited.Caller()) {
 		return nil, invalid
 	}
 	return limited, nil

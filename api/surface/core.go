@@ -17,12 +17,13 @@ import (
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
-// Verifier judges secrets. The one in projections reads Postgres.
+// Verifier judges secrets; a verifier.Verifier is one.
 type Verifier interface {
-	Verify(ctx context.Context, request projections.VerifyRequest) (projections.Verdict, error)
-	Authenticate(ctx context.Context, secret string) (*projections.Key, error)
+	Verify(ctx context.Context, request *projections.VerifyRequest) (verifier.Answer, error)
+	Authenticate(ctx context.Context, secret string) (*verifier.Record, error)
 }
 
 // Config says what the surfaces work with. All fields without "nil means" are required.
@@ -42,7 +43,11 @@ type Config struct {
 	Count func(route string, status int, took time.Duration)
 	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from and what the
 	// client says it is.
-	Usage func(key *projections.Key, ip, agent string, at time.Time)
+	Usage func(key *verifier.Record, ip, agent string, at time.Time)
+	// Denied, if not nil, is told of every verify that found a key and did not say valid.
+	Denied func(key *verifier.Record, at time.Time)
+	// GatewayOrganization is whose keys a gateway asks about that shows no key of its own; empty: it may not ask.
+	GatewayOrganization domain.OrganizationID
 	// GitHub checks the signature of a batch of GitHub's secret scanning; nil means that no batch is taken.
 	GitHub func(keyID, signature string, body []byte) error
 	// ClientIP says where a request came from; nil means its connection's other end.
@@ -57,6 +62,8 @@ type Core struct {
 	router   *chi.Mux
 	surfaces []*Surface // the first one also has what belongs to no other
 	running  running
+	quick    map[string]Quick // by path
+	asked    asked
 }
 
 // NewCore returns a core with an empty router.
@@ -72,22 +79,26 @@ func NewCore(cfg Config) *Core {
 		cfg.Count = func(string, int, time.Duration) {}
 	}
 	if cfg.Usage == nil {
-		cfg.Usage = func(*projections.Key, string, string, time.Time) {}
+		cfg.Usage = func(*verifier.Record, string, string, time.Time) {}
+	}
+	if cfg.Denied == nil {
+		cfg.Denied = func(*verifier.Record, time.Time) {}
 	}
 	if cfg.ClientIP == nil {
-		cfg.ClientIP = remoteHost
+		cfg.ClientIP = RemoteHost
 	}
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 10 * time.Second
 	}
-	c := &Core{Config: cfg, router: chi.NewMux()}
-	c.router.Use(c.observe(domain.IDs{}), recoverPanics, middleware.GetHead)
+	c := &Core{Config: cfg, router: chi.NewMux(), quick: map[string]Quick{}}
+	c.router.Use(c.anyMethod, c.quickly, c.observe(domain.IDs{}), recoverPanics, middleware.GetHead)
 	c.router.NotFound(c.noRoute)
 	c.router.MethodNotAllowed(c.otherMethod)
 	return c
 }
 
-func remoteHost(r *http.Request) string {
+// RemoteHost is the address of the connection's other end.
+func RemoteHost(r *http.Request) string {
 	host, _, err := net.SplitHostPort(r.RemoteAddr)
 	if err != nil {
 		return ""

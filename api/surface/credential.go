@@ -5,10 +5,12 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
 // Credential is the key that a request shows. Presented tells a wrong key from none; Refused, if not nil, is why the
@@ -21,8 +23,10 @@ type Credential struct {
 
 // Bearer returns the key of a request by RFC 6750, with the scheme in any case. A request with another scheme, or with two
 // Authorization headers of which somebody else may read the other, shows none.
-func Bearer(header http.Header) Credential {
-	values := header.Values("Authorization")
+func Bearer(header http.Header) Credential { return BearerIn(header["Authorization"]) }
+
+// BearerIn returns the key that the values of one header show.
+func BearerIn(values []string) Credential {
 	if len(values) != 1 {
 		return Credential{}
 	}
@@ -47,14 +51,19 @@ func (s *Surface) Authenticate(r *http.Request) (*projections.Key, error) {
 	if credential.Secret == "" {
 		return nil, refused
 	}
-	key, err := s.Verifier.Authenticate(r.Context(), credential.Secret)
+	record, err := s.Verifier.Authenticate(r.Context(), credential.Secret)
 	if err != nil {
 		return nil, err
 	}
-	if key == nil {
+	if record == nil {
 		return nil, refused
 	}
-	s.Used(key, s.ClientIP(r), Agent(r.UserAgent(), credential.Secret))
+	from := s.ClientIP(r)
+	if !record.MayUseFrom(from) {
+		return nil, domain.Refuse(domain.CodeIPDenied, "your key may not be used from where this request comes from")
+	}
+	s.Used(record, from, Agent(r.UserAgent(), credential.Secret), s.Now())
+	key := record.Key()
 	if err := s.serves(r.Context(), key.OrganizationID); err != nil {
 		return nil, err
 	}
@@ -84,9 +93,11 @@ func (s *Surface) serves(ctx context.Context, id domain.OrganizationID) error {
 }
 
 // Used takes note that a key was used, here or with a service that asked for its verdict.
-func (c *Core) Used(key *projections.Key, ip, agent string) {
-	c.Commands.FirstUse(key)
-	c.Usage(key, ip, agent, c.Now())
+func (c *Core) Used(key *verifier.Record, ip, agent string, at time.Time) {
+	if key.Pending() {
+		c.Commands.FirstUse(key.Key())
+	}
+	c.Usage(key, ip, agent, at)
 }
 
 // Agent is what a client says it is, unless that repeats its key: it is kept where no key may be.
@@ -99,6 +110,9 @@ func Agent(agent, secret string) string {
 
 // RequestID names the request, also where no key asks.
 func RequestID(ctx context.Context) string { return requestID(ctx) }
+
+// NoteCaller says whose key a request shows, where its handler has found that out itself.
+func NoteCaller(ctx context.Context, key *projections.Key) { info(ctx).caller = key }
 
 // By says who asks, for the commands.
 func By(ctx context.Context) commands.By {

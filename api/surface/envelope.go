@@ -56,6 +56,7 @@ var envelopeCodes = map[int]string{
 	http.StatusUnsupportedMediaType:  "UNSUPPORTED_MEDIA_TYPE",
 	http.StatusUnprocessableEntity:   "VALIDATION_ERROR",
 	http.StatusInternalServerError:   "INTERNAL",
+	http.StatusTooManyRequests:       "RATE_LIMITED",
 	http.StatusServiceUnavailable:    "UNAVAILABLE",
 }
 

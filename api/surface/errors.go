@@ -28,7 +28,10 @@ var status = map[domain.Code]struct {
 	domain.CodeNotFound:           {http.StatusNotFound, "Not found"},
 	domain.CodeVersionConflict:    {http.StatusConflict, "Changed meanwhile"},
 	domain.CodeKeyNotActive:       {http.StatusConflict, "The key is not active"},
+	domain.CodeKeyDisabled:        {http.StatusConflict, "The key is disabled"},
+	domain.CodeIPDenied:           {http.StatusForbidden, "The key may not be used from there"},
 	domain.CodeRotationInProgress: {http.StatusConflict, "A rotation is in progress"},
+	domain.CodeRateLimited:        {http.StatusTooManyRequests, "The key has no uses left for now"},
 	domain.CodeTooManyInGrace:     {http.StatusConflict, "Too many older keys are in grace"},
 	domain.CodeNoRotation:         {http.StatusNotFound, "No such rotation"},
 	domain.CodeRotationState:      {http.StatusConflict, "The rotation is in another state"},
@@ -41,7 +44,7 @@ var status = map[domain.Code]struct {
 	domain.CodeAnswerDiffers:      {http.StatusUnprocessableEntity, "The Idempotency-Key belongs to another request"},
 	domain.CodeMethodNotAllowed:   {http.StatusMethodNotAllowed, "Method not allowed"},
 	domain.CodeTooLarge:           {http.StatusRequestEntityTooLarge, "The body is too large"},
-	domain.CodeUnsupportedMedia:   {http.StatusUnsupportedMediaType, "The body must be JSON"},
+	domain.CodeUnsupportedMedia:   {http.StatusUnsupportedMediaType, "The body has another media type"},
 	domain.CodeOverloaded:         {http.StatusServiceUnavailable, "Overloaded"},
 	domain.CodeUnavailable:        {http.StatusServiceUnavailable, "The store cannot be reached"},
 	domain.CodeOutcomeUnknown:     {http.StatusServiceUnavailable, "The outcome is not known"},
@@ -58,6 +61,8 @@ type Problem struct {
 	RequestID string              `json:"request_id,omitempty" example:"req_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Names the request in the service's log"`
 	Errors    []domain.FieldError `json:"errors,omitempty" nullable:"false" doc:"The fields that are wrong, and what to do"`
 	Details   map[string]any      `json:"details,omitempty" doc:"Facts that a program may act on, such as required_scope"`
+
+	OAuthError string `json:"error,omitempty" example:"invalid_request" doc:"On /v1/introspect only: the code of RFC 6749 or RFC 6750"`
 
 	headers http.Header
 }
@@ -158,7 +163,26 @@ func challenge(refusal *domain.Error) string {
 
 // WriteError answers with an error outside of huma.
 func WriteError(w http.ResponseWriter, r *http.Request, err error) {
+	writeShaped(w, errorOf(r.Context(), err))
+}
+
+// oauthErrors are the words of RFC 6749, section 5.2, and RFC 6750, section 3.1, for what a caller did wrong.
+var oauthErrors = map[int]string{
+	http.StatusBadRequest:            "invalid_request",
+	http.StatusUnauthorized:          "invalid_token",
+	http.StatusForbidden:             "insufficient_scope",
+	http.StatusRequestEntityTooLarge: "invalid_request",
+	http.StatusUnsupportedMediaType:  "invalid_request",
+}
+
+// WriteOAuthError answers with an error that also says what a client of OAuth looks for.
+func WriteOAuthError(w http.ResponseWriter, r *http.Request, err error) {
 	answer := errorOf(r.Context(), err)
+	answer.OAuthError = oauthErrors[answer.Status]
+	writeShaped(w, answer)
+}
+
+func writeShaped(w http.ResponseWriter, answer *shaped) {
 	for name, values := range answer.headers {
 		w.Header()[name] = values
 	}
@@ -244,6 +268,9 @@ func fieldError(d *huma.ErrorDetail, document string) domain.FieldError {
 	}
 	var missing string
 	if n, _ := fmt.Sscanf(d.Message, validation.MsgExpectedRequiredProperty, &missing); n == 1 {
+		if shown { // it is missing in an object within
+			missing = field + "." + missing
+		}
 		return domain.FieldError{Field: missing, Message: "is missing", Remedy: "add it"}
 	}
 	switch {

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/http"
 	"net/url"
+	"reflect"
 	"slices"
 	"sync"
 	"time"
@@ -75,19 +76,42 @@ func Closed[I, O any](s *Surface, route Route, handler func(context.Context, *I)
 	if route.Scope == "" {
 		panic("surface: route " + route.Method + " " + route.Path + " names no scope")
 	}
-	operation := operationOf(route, 400, 401, 403, 404, 422, 500, 503)
-	for _, scheme := range slices.Sorted(maps.Keys(s.style.Schemes)) { // any one of them
-		operation.Security = append(operation.Security, map[string][]string{scheme: {}})
-	}
+	operation := s.closed(route)
 	operation.Middlewares = huma.Middlewares{s.requires(route.Scope)}
 	if route.Method != http.MethodGet { // it has a body, and changes something
 		operation.Errors = append(operation.Errors, bodyErrors...)
+	}
+	register(s, operation, handler, options)
+}
+
+// Plain registers a route whose handler reads the request and writes the answer by itself, and so also asks for the key:
+// what it says of that here is for the document only.
+func Plain(s *Surface, route Route, handler http.HandlerFunc, options ...func(*huma.Operation)) {
+	operation := s.closed(route)
+	for _, option := range options {
+		option(&operation)
+	}
+	s.describeErrors(&operation)
+	s.huma.OpenAPI().AddOperation(&operation)
+	s.Handle(route.Method, route.Path, handler)
+}
+
+// closed describes a route that needs a key with a scope.
+func (s *Surface) closed(route Route) huma.Operation {
+	operation := operationOf(route, 400, 401, 403, 404, 422, 500, 503)
+	for _, scheme := range slices.Sorted(maps.Keys(s.style.Schemes)) { // any one of them
+		operation.Security = append(operation.Security, map[string][]string{scheme: {}})
 	}
 	operation.Description = "Needs the scope `" + route.Scope + "`."
 	if route.Scope == AnyScope {
 		operation.Description = "Needs a key, whatever its scopes."
 	}
-	register(s, operation, handler, options)
+	return operation
+}
+
+// SchemaOf describes answers of a type in the surface's document.
+func SchemaOf[T any](s *Surface) *huma.Schema {
+	return s.huma.OpenAPI().Components.Schemas.Schema(reflect.TypeFor[T](), true, "")
 }
 
 func operationOf(route Route, errors ...int) huma.Operation {
@@ -142,11 +166,7 @@ func (s *Surface) answerTo(ctx context.Context, err error) huma.StatusError {
 func (s *Surface) requires(scope string) func(huma.Context, func(huma.Context)) {
 	return func(ctx huma.Context, next func(huma.Context)) {
 		r, w := humachi.Unwrap(ctx)
-		key, err := s.Authenticate(r)
-		if err == nil && scope != AnyScope {
-			err = key.Caller().Require(scope)
-		}
-		if err != nil {
+		if err := s.Require(r, scope); err != nil {
 			WriteError(w, r, err)
 			return
 		}
@@ -166,4 +186,13 @@ func readableQuery(ctx huma.Context, next func(huma.Context)) {
 		return
 	}
 	next(ctx)
+}
+
+// Require refuses a request that shows no key with the scope.
+func (s *Surface) Require(r *http.Request, scope string) error {
+	key, err := s.Authenticate(r)
+	if err == nil && scope != AnyScope {
+		err = key.Caller().Require(scope)
+	}
+	return err
 }

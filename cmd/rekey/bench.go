@@ -22,10 +22,17 @@ type benchRow struct {
 
 // benchRows are all of them, in the order in which they are measured. Each has a rekey of its own.
 var benchRows = []benchRow{
+	{"verify", "verifies over HTTP of 100,000 keys at random; limit: a bare net/http handler with the same bodies", benchVerify},
+	{"verify-many", "verifies over HTTP of 1,000,000 keys at random; limit: the same with 1,000 keys", benchVerifyMany},
+	{"inside", "verifies of 100,000 keys inside a process (client/embedded); limit: the SHA-256 of the same secrets", benchInside},
 	{"commands", "create, rotate and revoke over HTTP; limit: one autocommit INSERT per request on the same HTTP server, without authentication", benchCommands},
+	{"revoke", "what a revoke over HTTP, acknowledged across 3 replicas, takes beyond a bare commit; limit: the aim", benchRevoke},
 	{"storm", "keys that are all due at once, rotated by the sweep; limit: rotate commands of 256 callers, joined, on the same store", benchStorm},
 	{"webhooks", "rotations told to their receivers, from the event to the acknowledgment; limit: a bare http.Client posting the same bodies to the same receiver", benchWebhooks},
 	{"idle", "pages that a sweep reads while 1,000,000 keys are not due; limit: the same with 1,000 keys", benchIdle},
+	{"relay", "events in the log, relayed to JetStream, fsynced; limit: the same messages published bare in the same batches to a stream like it", benchRelay},
+	{"rebuild", "projections rebuild of an empty read model; limit: COPY of the same rows into tables with the same indexes", benchRebuild},
+	{"start", "rekey dev until it is ready, in an empty data directory and again in the same one; beside initdb and the start of Postgres", benchStart},
 }
 
 // benchRowTime bounds each row, whatever the machine.
@@ -38,6 +45,7 @@ type bench struct {
 	clients    int
 	keys       int
 	deliveries int
+	events     int
 	json       bool
 	roles      []string
 	only       []string
@@ -60,11 +68,12 @@ func newBenchCommand() *cobra.Command {
 		},
 	}
 	flags := cmd.Flags()
-	flags.DurationVar(&b.span, "span", 3*time.Second, "commands: length of one measurement")
+	flags.DurationVar(&b.span, "span", 3*time.Second, "verify, inside, commands: length of one measurement")
 	flags.IntVar(&b.rounds, "rounds", 5, "how often each is measured, by turns with its limit")
-	flags.IntVar(&b.clients, "clients", 64, "commands: connections")
-	flags.IntVar(&b.keys, "keys", 100_000, "storm: how many keys are due at once")
+	flags.IntVar(&b.clients, "clients", 64, "verify, commands: connections")
+	flags.IntVar(&b.keys, "keys", 100_000, "storm, rebuild: how many keys are due at once, or rebuilt in all rounds together")
 	flags.IntVar(&b.deliveries, "deliveries", 20_000, "webhooks: how many are delivered")
+	flags.IntVar(&b.events, "events", 100_000, "relay: how many are relayed")
 	flags.StringSliceVar(&b.roles, "roles", []string{roleAPI}, "commands: what the measured replica does besides; the relay and the workers use the same cores")
 	flags.StringSliceVar(&b.only, "only", nil, "the rows to measure; default: all")
 	flags.StringVar(&b.profile, "cpuprofile", "", "file for a profile of this process, for go tool pprof")

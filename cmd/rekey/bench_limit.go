@@ -22,6 +22,12 @@ type limitServer struct {
 	pool     *pgxpool.Pool
 }
 
+// sqlLimitTable is where the rows of a limit go.
+const sqlLimitTable = `CREATE TABLE bench_limit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text NOT NULL)`
+
+// limitRow is as large as an event.
+var limitRow = strings.Repeat("x", 400)
+
 func startLimit(ctx context.Context, databaseURL string) (*limitServer, error) {
 	config, err := pgxpool.ParseConfig(databaseURL)
 	if err != nil {
@@ -32,7 +38,7 @@ func startLimit(ctx context.Context, databaseURL string) (*limitServer, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect for the limit: %w", err)
 	}
-	if _, err := pool.Exec(ctx, `CREATE TABLE bench_limit (id bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY, body text NOT NULL)`); err != nil {
+	if _, err := pool.Exec(ctx, sqlLimitTable); err != nil {
 		pool.Close()
 		return nil, fmt.Errorf("make the table for the limit: %w", err)
 	}
@@ -65,14 +71,13 @@ func limitHandler(pool *pgxpool.Pool) http.Handler {
 			ID int64 `json:"id"`
 		}
 	}
-	row := strings.Repeat("x", 400)
 	router := chi.NewMux()
 	config := huma.DefaultConfig("limit", version)
 	config.DocsPath, config.SchemasPath, config.CreateHooks = "", "", nil
 	api := humachi.New(router, config)
 	huma.Post(api, "/limit", func(ctx context.Context, _ *input) (*output, error) {
 		out := &output{Status: http.StatusCreated}
-		err := pool.QueryRow(ctx, "INSERT INTO bench_limit (body) VALUES ($1) RETURNING id", row).Scan(&out.Body.ID)
+		err := pool.QueryRow(ctx, "INSERT INTO bench_limit (body) VALUES ($1) RETURNING id", limitRow).Scan(&out.Body.ID)
 		return out, err
 	})
 	return router

@@ -32,34 +32,13 @@ type benchProcess struct {
 
 // start runs a rekey on free ports in a data directory of its own and waits until it is ready.
 func (b *bench) start(ctx context.Context, roles ...string) (_ *benchProcess, err error) {
-	dir, err := os.MkdirTemp(".", ".rekey-bench-")
+	dir, err := benchDir()
 	if err != nil {
-		return nil, fmt.Errorf("make a data directory: %w", err)
+		return nil, err
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { // Postgres may run as another user
-		return nil, errors.Join(fmt.Errorf("open the data directory: %w", err), os.RemoveAll(dir))
-	}
-	reader, writer := io.Pipe()
-	p := &benchProcess{ahead: &atomic.Int64{}}
-	p.process = &process{metrics: newMetrics(), cfg: Config{
-		Dev: true, Roles: roles, Addr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0", DataDir: dir,
-		MinRotationInterval: time.Second, WebhookAllow: webhook.LoopbackPrefixes(),
-		Logger: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})), Out: writer,
-		Now: func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) },
-	}}
-	// It ends when it is stopped, and not with ctx: what works on it ends first.
-	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		_ = writer.CloseWithError(errors.Join(p.run(running), io.EOF))
-	}()
-	p.stop = func() {
-		cancel()
-		<-done
-		_ = os.RemoveAll(dir)
-	}
-	line, err := bufio.NewReader(reader).ReadString('\n')
+	p := newBenchProcess(dir, roles)
+	line, stop, err := launch(ctx, p.process)
+	p.stop = func() { stop(); _ = os.RemoveAll(dir) }
 	if err == nil {
 		err = p.getToKnow(ctx, line)
 	}
@@ -68,6 +47,45 @@ func (b *bench) start(ctx context.Context, roles ...string) (_ *benchProcess, er
 		return nil, fmt.Errorf("start rekey: %w", err)
 	}
 	return p, nil
+}
+
+// benchDir makes a data directory. Who asked for it removes it.
+func benchDir() (string, error) {
+	dir, err := os.MkdirTemp(".", ".rekey-bench-")
+	if err != nil {
+		return "", fmt.Errorf("make a data directory: %w", err)
+	}
+	if err := os.Chmod(dir, 0o711); err != nil { // Postgres may run as another user
+		return "", errors.Join(fmt.Errorf("open the data directory: %w", err), os.RemoveAll(dir))
+	}
+	return dir, nil
+}
+
+// newBenchProcess is a rekey on free ports in a data directory, which may have served one before. It does not run yet.
+func newBenchProcess(dir string, roles []string) *benchProcess {
+	p := &benchProcess{ahead: &atomic.Int64{}}
+	p.process = &process{metrics: newMetrics(), cfg: Config{
+		Dev: true, Roles: roles, Addr: "127.0.0.1:0", MetricsAddr: "127.0.0.1:0", NATSAddr: "127.0.0.1:0", DataDir: dir,
+		MinRotationInterval: time.Second, WebhookAllow: webhook.LoopbackPrefixes(),
+		Logger: slog.New(slog.NewJSONHandler(os.Stderr, &slog.HandlerOptions{Level: slog.LevelError})),
+		Now:    func() time.Time { return time.Now().Add(time.Duration(p.ahead.Load())) },
+	}}
+	return p
+}
+
+// launch runs a process until stop is called, and returns the line that says that it is ready.
+func launch(ctx context.Context, p *process) (line string, stop func(), err error) {
+	reader, writer := io.Pipe()
+	p.cfg.Out = writer
+	// It ends when it is stopped, and not with ctx: what works on it ends first.
+	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = writer.CloseWithError(errors.Join(p.run(running), io.EOF))
+	}()
+	line, err = bufio.NewReader(reader).ReadString('\n')
+	return line, func() { cancel(); <-done }, err
 }
 
 // getToKnow reads the ready line, and who may do everything.
@@ -80,13 +98,14 @@ func (p *benchProcess) getToKnow(ctx context.Context, line string) error {
 			p.rootKey = key
 		}
 	}
-	key, err := p.verifier.Authenticate(ctx, p.rootKey)
+	record, err := p.verifier.Authenticate(ctx, p.rootKey)
 	if err != nil {
 		return err
 	}
-	if key == nil {
+	if record == nil {
 		return errors.New("the root key is not one")
 	}
+	key := record.Key()
 	p.by, p.project = commands.By{Caller: key.Caller()}, key.ProjectID
 	return nil
 }

@@ -9,11 +9,13 @@ import (
 	"net/netip"
 	"net/url"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/internal/seal"
 	"github.com/rekeyhq/rekey/internal/webhook"
@@ -40,6 +42,10 @@ type Config struct {
 	// PublicURL is where receivers reach the API; empty: where it listens.
 	PublicURL           string
 	MinRotationInterval time.Duration
+	// GatewayOrganization is whose keys gateways ask about that show no key of their own; empty: they may not ask.
+	GatewayOrganization string
+	// UsageRetention is how long events of use, and the series by the hour, are kept.
+	UsageRetention time.Duration
 	// TrustedProxies lists networks of proxies whose X-Forwarded-For is believed.
 	TrustedProxies []netip.Prefix
 	// GitHub checks the signatures of GitHub's secret scanning; nil: no batch is taken.
@@ -49,6 +55,9 @@ type Config struct {
 	Out    io.Writer // gets the ready line
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
+
+	// wrapBarrier replaces what commands wait at. Nothing sets it but the test that shows what the barrier is for.
+	wrapBarrier func(commands.Barrier) commands.Barrier
 }
 
 func (c *Config) clock() func() time.Time {
@@ -82,6 +91,8 @@ var settings = []setting{
 	{"REKEY_PUBLIC_URL", "", "where receivers of webhooks reach the API to fetch secrets, such as https://rekey.example.com; unset: http and where the API listens"},
 	{"REKEY_TRUSTED_PROXIES", "", "networks (CIDRs, comma-separated) of proxies whose X-Forwarded-For says where a request came from"},
 	{"REKEY_MIN_ROTATION_INTERVAL", "", "shortest rotation interval; 1h, dev: 1s"},
+	{"REKEY_USAGE_RETENTION", "90d", "how long events of use and hourly counts are kept, such as 30d; daily counts are kept two years at least"},
+	{"REKEY_GATEWAY_ORGANIZATION", "", "dev: first; whose keys gateways ask about at /v1/auth without a key of their own: an id, or first for the organization of the first start"},
 	{"REKEY_GITHUB_SECRET_SCANNING_KEYS", "", "file with GitHub's public keys for secret scanning; unset: no batches of leaks are taken"},
 	{"REKEY_LOG_LEVEL", "info", "debug, info, warn or error"},
 	{"REKEY_POSTGRES_BIN", "", "dev: folder of the Postgres binaries"},
@@ -101,7 +112,7 @@ func configFromEnv(dev bool, roles []string) (Config, error) {
 		DatabaseURL: env["REKEY_DATABASE_URL"], NATSURL: env["REKEY_NATS_URL"], NATSAddr: env["REKEY_NATS_ADDR"], Out: os.Stdout,
 	}
 	return c, errors.Join(c.readLogLevel(env), c.checkURLs(), c.readKeys(env), c.readWebhooks(env), c.readPublicURL(env["REKEY_PUBLIC_URL"]), c.readProxies(env),
-		c.readInterval(env), c.readGitHubKeys(env["REKEY_GITHUB_SECRET_SCANNING_KEYS"]), c.validate())
+		c.readInterval(env), c.readGatewayOrganization(env["REKEY_GATEWAY_ORGANIZATION"]), c.readRetention(env["REKEY_USAGE_RETENTION"]), c.readGitHubKeys(env["REKEY_GITHUB_SECRET_SCANNING_KEYS"]), c.validate())
 }
 
 func (c *Config) readLogLevel(env map[string]string) error {
@@ -212,6 +223,36 @@ func (c *Config) readInterval(env map[string]string) (err error) {
 	return nil
 }
 
+// firstOrganization stands for the organization that the first start made.
+const firstOrganization = "first"
+
+func (c *Config) readGatewayOrganization(raw string) error {
+	if raw == "" && c.Dev {
+		raw = firstOrganization
+	}
+	if raw != "" && raw != firstOrganization && !domain.ValidID(domain.PrefixOrganization, raw) {
+		return fmt.Errorf("REKEY_GATEWAY_ORGANIZATION is %q; use the id of an organization, or %s", raw, firstOrganization)
+	}
+	c.GatewayOrganization = raw
+	return nil
+}
+
+// readRetention takes days, which durations of Go do not have, and durations.
+func (c *Config) readRetention(raw string) (err error) {
+	const most = 3650
+	if days, ok := strings.CutSuffix(raw, "d"); ok {
+		var n int
+		n, err = strconv.Atoi(days)
+		c.UsageRetention = time.Duration(min(n, most+1)) * 24 * time.Hour
+	} else {
+		c.UsageRetention, err = time.ParseDuration(raw)
+	}
+	if err != nil || c.UsageRetention < 24*time.Hour || c.UsageRetention > most*24*time.Hour {
+		return fmt.Errorf("REKEY_USAGE_RETENTION is %q; use days from 1d to %dd, or a duration such as 720h", raw, most)
+	}
+	return nil
+}
+
 // validate checks what only production needs.
 func (c *Config) validate() error {
 	if c.Dev {
@@ -238,7 +279,7 @@ func (c *Config) summary() slog.Attr {
 		"dev", c.Dev, "roles", strings.Join(c.Roles, ","), "addr", c.Addr, "metrics_addr", c.MetricsAddr, "data_dir", c.DataDir,
 		"database", redactURL(c.DatabaseURL), "nats", redactURL(c.NATSURL), "webhook_allow", fmt.Sprint(c.WebhookAllow), "webhook_proxy", proxyHost(c.WebhookProxy),
 		"trusted_proxies", fmt.Sprint(c.TrustedProxies),
-		"min_rotation_interval", c.MinRotationInterval.String(),
+		"gateway_organization", c.GatewayOrganization, "min_rotation_interval", c.MinRotationInterval.String(), "usage_retention", c.UsageRetention.String(),
 		"github_secret_scanning", c.GitHub != nil)
 }
 

@@ -21,6 +21,9 @@ import (
 
 // TestMain keeps the caller's own settings out: a developer may have a rekey running.
 func TestMain(m *testing.M) {
+	if os.Getenv(hastyReplica) == "1" {
+		os.Exit(serveHastily(os.Args[1]))
+	}
 	for _, s := range settings {
 		if s.name != "REKEY_POSTGRES_BIN" {
 			_ = os.Unsetenv(s.name)

@@ -134,6 +134,7 @@ func writeEnv(path string, cfg *Config, databaseURL string) error {
 		{"REKEY_MASTER_KEY", encodeMasterKey(cfg.MasterKey)},
 		{"REKEY_WEBHOOK_ALLOW", strings.Join(allow, ",")},
 		{"REKEY_MIN_ROTATION_INTERVAL", cfg.MinRotationInterval.String()},
+		{"REKEY_GATEWAY_ORGANIZATION", cfg.GatewayOrganization},
 		{"REKEY_METRICS_ADDR", "127.0.0.1:0"}, // the one who wrote this has the usual port
 	} {
 		fmt.Fprintf(&b, "%s='%s'\n", v[0], v[1])

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/rekeyhq/rekey/eventstore"
+	"github.com/rekeyhq/rekey/projections/verifier"
 	"github.com/rekeyhq/rekey/workers"
 )
 
@@ -76,7 +77,33 @@ func (m *metrics) batch(commands, events int, took time.Duration, err error) {
 
 // watch adds what is read from the running parts at each scrape.
 func (m *metrics) watch(p *process) {
-	m.registry.MustRegister(&lagCollector{p: p})
+	m.registry.MustRegister(&lagCollector{p: p}, verifierCollector{p.verifier})
+}
+
+// verifierCollector tells how the verifier stands.
+type verifierCollector struct{ v *verifier.Verifier }
+
+var (
+	trustedDesc = prometheus.NewDesc("rekey_verifier_trusted", "Whether verifies are answered from memory now.", nil, nil)
+	keysDesc    = prometheus.NewDesc("rekey_verifier_keys", "Live keys in memory.", nil, nil)
+	appliedDesc = prometheus.NewDesc("rekey_verifier_applied_position", "Position of the lifecycle lane that memory has.", nil, nil)
+	lookupsDesc = prometheus.NewDesc("rekey_verifier_lookups_total", "Secrets that Postgres was asked for, as memory had no answer.", nil, nil)
+)
+
+// Describe lists the metrics.
+func (c verifierCollector) Describe(ch chan<- *prometheus.Desc) {
+	for _, d := range []*prometheus.Desc{trustedDesc, keysDesc, appliedDesc, lookupsDesc} {
+		ch <- d
+	}
+}
+
+// Collect reads them.
+func (c verifierCollector) Collect(ch chan<- prometheus.Metric) {
+	s := c.v.State()
+	ch <- prometheus.MustNewConstMetric(trustedDesc, prometheus.GaugeValue, oneIf(s.Trusted))
+	ch <- prometheus.MustNewConstMetric(keysDesc, prometheus.GaugeValue, float64(s.Keys))
+	ch <- prometheus.MustNewConstMetric(appliedDesc, prometheus.GaugeValue, float64(s.Applied))
+	ch <- prometheus.MustNewConstMetric(lookupsDesc, prometheus.CounterValue, float64(s.Lookups))
 }
 
 // lagCollector tells how far the readers of the log are behind it.

@@ -150,7 +150,7 @@ func unavailable(t *testing.T, a rest) {
 		{"GET", "/readyz", ""},
 		{"GET", "/v1/events", ""},
 		{"POST", "/v1/api-keys", `{"project_id":"proj_01jz8q0v6me5et8b3k2c9d4x7a","name":"x"}`},
-		{"POST", "/v1/api-keys/verify", `{"key":"x"}`},
+		{"POST", "/v1/api-keys/verify", `{"key":"of-no-key-that-memory-knows-0123456789"}`},
 		{"DELETE", "/v1/api-keys/key_01jz8q0v6me5et8b3k2c9d4x7a", ""},
 	} {
 		var body any

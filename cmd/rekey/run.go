@@ -1,18 +1,16 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"slices"
 	"sync"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
@@ -26,6 +24,7 @@ import (
 	"github.com/rekeyhq/rekey/internal/webhook"
 	"github.com/rekeyhq/rekey/migrations"
 	"github.com/rekeyhq/rekey/projections"
+	"github.com/rekeyhq/rekey/projections/verifier"
 	"github.com/rekeyhq/rekey/workers"
 )
 
@@ -41,15 +40,21 @@ type process struct {
 	pools    pools
 	store    *eventstore.Store
 	reader   *projections.Reader
-	verifier *projections.Verifier
+	verifier *verifier.Verifier
 	usage    *projections.Usage
+	barrier  *verifier.Barrier
+	hints    chan int64 // positions that other processes are told of
 	// graceUses counts who still uses keys that end soon.
 	graceUses *projections.GraceUses
-	commands  *commands.Service
-	sender    *webhook.Sender
-	workers   *workers.Workers
-	relay     *workers.Relay
-	rootKey   domain.Secret // set if it was made by this start
+	// limiter spends what keys may be used.
+	limiter  *projections.Limiter
+	commands *commands.Service
+	sender   *webhook.Sender
+	workers  *workers.Workers
+	relay    *workers.Relay
+	rootKey  domain.Secret // set if it was made by this start
+	// gatewayOrganization is whose keys gateways ask about that show no key of their own.
+	gatewayOrganization domain.OrganizationID
 }
 
 // run builds a process, says that it is ready, serves until ctx ends or a part fails, and takes everything down again.
@@ -125,65 +130,6 @@ func (p *process) checkSchema(ctx context.Context) error {
 	return nil
 }
 
-// pools are separate, so that no part can starve another: commands, lookups, reads for tenants, and the work in the
-// background. Those for tenants have rights of their own, which show them one organization at a time.
-type pools struct{ commands, lookups, tenants, background *pgxpool.Pool }
-
-func (p *process) connect(ctx context.Context) (err error) {
-	for _, pool := range []struct {
-		into      **pgxpool.Pool
-		name      string
-		size      int32
-		statement time.Duration
-		as        func(context.Context, *pgx.Conn) error
-	}{
-		{&p.pools.commands, "commands", 4, 5 * time.Second, migrations.AsRole},
-		{&p.pools.lookups, "lookups", 4, 5 * time.Second, migrations.AsRole},
-		{&p.pools.tenants, "tenants", 8, 5 * time.Second, migrations.AsTenant},
-		{&p.pools.background, "background", 24, 30 * time.Second, migrations.AsRole},
-	} {
-		if *pool.into, err = openPool(ctx, p.cfg.DatabaseURL, pool.name, pool.size, pool.statement, pool.as); err != nil {
-			return err
-		}
-		p.down = append(p.down, (*pool.into).Close)
-	}
-	return nil
-}
-
-// openPool returns connections with the rights of one role only, whose statements, locks and idle transactions are bounded.
-func openPool(ctx context.Context, databaseURL, name string, size int32, statement time.Duration,
-	as func(context.Context, *pgx.Conn) error,
-) (*pgxpool.Pool, error) {
-	config, err := pgxpool.ParseConfig(databaseURL)
-	if err != nil {
-		return nil, fmt.Errorf("read REKEY_DATABASE_URL: %w", err)
-	}
-	config.MaxConns = size
-	config.AfterConnect = as
-	config.ConnConfig.ConnectTimeout = 3 * time.Second
-	for setting, value := range map[string]string{
-		"application_name":                    "rekey " + name,
-		"statement_timeout":                   fmt.Sprint(statement.Milliseconds()),
-		"lock_timeout":                        "2000",
-		"idle_in_transaction_session_timeout": "5000",
-		"default_transaction_isolation":       "read committed", // whatever the database's own default is
-		// Everything here is found by key. A plan made while a table was empty must not scan it once it is large.
-		"enable_seqscan": "off",
-		"jit":            "off", // the cost of a plan that may not scan would set it off
-	} {
-		config.ConnConfig.RuntimeParams[setting] = value
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return nil, fmt.Errorf("open the pool for %s: %w", name, err)
-	}
-	if err := pool.Ping(ctx); err != nil {
-		pool.Close()
-		return nil, fmt.Errorf("connect to Postgres: %w", err)
-	}
-	return pool, nil
-}
-
 // buildCore builds everything that serves requests and works by itself; nothing runs yet.
 func (p *process) buildCore(ctx context.Context) error {
 	sealer, err := seal.New(p.cfg.MasterKey)
@@ -199,22 +145,22 @@ func (p *process) buildCore(ctx context.Context) error {
 		Observe: p.metrics.batch, Now: p.cfg.clock(),
 	})
 	p.reader = projections.NewReader(p.pools.lookups, p.pools.tenants)
-	p.verifier = projections.NewVerifier(p.reader, p.cfg.clock())
 	p.usage = projections.NewUsage(projections.UsageConfig{Pool: p.pools.background, Logger: p.cfg.Logger})
-	p.reader.ShowUsage(p.usage)
+	p.limiter = projections.NewLimiter(projections.LimiterConfig{Pool: p.pools.lookups, Logger: p.cfg.Logger})
+	p.buildVerifier()
 	p.graceUses = projections.NewGraceUses(p.pools.background, p.cfg.Logger)
 	p.sender = webhook.NewSender(webhook.SenderConfig{Guard: guard, Proxy: p.cfg.WebhookProxy, Version: version})
 	p.down = append(p.down, p.sender.Close)
 	p.commands = commands.New(commands.Config{
 		Store: p.store, Reader: p.reader, Sealer: sealer, CheckURL: guard.CheckURL, Sender: p.sender,
-		PublicURL: p.publicURL(),
-		Limits:    domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval}, Now: p.cfg.clock(),
+		PublicURL: p.publicURL(), Barrier: p.waitsAt(),
+		Limits: domain.Limits{MinRotationInterval: p.cfg.MinRotationInterval}, Now: p.cfg.clock(),
 	})
 	if p.workers, err = p.newWorkers(); err != nil {
 		return err
 	}
 	p.relay = workers.NewRelay(workers.RelayConfig{
-		Store: p.store, Connect: p.connectNATS, Logger: p.cfg.Logger,
+		Store: p.store, Connect: p.connectRelay, Logger: p.cfg.Logger,
 		Feeds: []workers.Feed{workers.EventsFeed(), workers.WebhooksFeed(p.pools.background, p.commands, p.cfg.clock())},
 	})
 	if p.local != nil && p.local.nats != nil {
@@ -226,25 +172,34 @@ func (p *process) buildCore(ctx context.Context) error {
 func (p *process) newWorkers() (*workers.Workers, error) {
 	return workers.New(workers.Config{
 		Pool: p.pools.background, Store: p.store, Reader: p.reader, Commands: p.commands, Sender: p.sender, Logger: p.cfg.Logger,
-		Now: p.cfg.clock(), Alarm: p.metrics.alarm,
+		Now: p.cfg.clock(), Alarm: p.metrics.alarm, UsageRetention: p.cfg.UsageRetention,
 	})
 }
 
 // connectNATS connects as rekey itself.
-func (p *process) connectNATS() (*nats.Conn, error) {
-	return nats.Connect(p.cfg.NATSURL, nats.Name("rekey relay"), nats.ReconnectBufSize(-1), nats.MaxReconnects(-1),
+func (p *process) connectNATS(options ...nats.Option) (*nats.Conn, error) {
+	return nats.Connect(p.cfg.NATSURL, append([]nats.Option{
+		nats.ReconnectBufSize(-1), nats.MaxReconnects(-1), nats.Timeout(3 * time.Second),
 		// Answers to us carry events of every organization: they must not go where subscribers may listen.
-		nats.CustomInboxPrefix(embedded.ServiceInbox), nats.Timeout(3*time.Second))
+		nats.CustomInboxPrefix(embedded.ServiceInbox),
+	}, options...)...)
 }
+
+func (p *process) connectRelay() (*nats.Conn, error) { return p.connectNATS(nats.Name("rekey relay")) }
 
 // authorizeSubscriber lets holders of a key with events:read listen on the embedded NATS. Rights are by
 // organization there, so a key that is limited to projects gets none.
 func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedded.Grant, bool) {
-	key, err := p.verifier.Authenticate(ctx, token)
-	if err != nil || key == nil || !key.Scopes.Allow(domain.ScopeEventsRead) || key.Caller().LimitedToProjects() {
+	record, err := p.verifier.Authenticate(ctx, token)
+	if err != nil || record == nil {
 		return embedded.Grant{}, false
 	}
-	p.used(key, "", "", time.Now()) // a key that only ever listens is in use too
+	key := record.Key()
+	if !key.Scopes.Allow(domain.ScopeEventsRead) || key.Caller().LimitedToProjects() ||
+		len(key.AllowedIPs) > 0 { // where a subscriber is, is not known here
+		return embedded.Grant{}, false
+	}
+	p.used(record, "", "", time.Now()) // a key that only ever listens is in use too
 	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
 }
 
@@ -265,27 +220,37 @@ func (p *process) serve(ctx context.Context) error {
 			return errors.Join(err, errors.New("the event store stopped"))
 		}
 	})
-	if err := p.setUp(groupCtx); err != nil {
+	if err := cmp.Or(p.setUp(groupCtx), p.findGatewayOrganization(groupCtx)); err != nil {
 		stopStore()
 		return errors.Join(err, <-storeDone)
 	}
-	stopUsage := p.startUsage(ctx)
+	stopUsage, err := p.startUsage(ctx)
+	if err != nil {
+		stopStore()
+		return errors.Join(err, <-storeDone)
+	}
+	stopVerifier := p.startVerifier(ctx)
 	p.start(groupCtx, group)
 	group.Go(p.announce)
-	err := group.Wait()
+	err = group.Wait()
+	stopVerifier()
 	stopUsage()
 	stopStore()
 	return errors.Join(err, <-storeDone)
 }
 
 // startUsage writes what requests count until the last of them has been answered: the function it returns ends it, and
-// waits until all is written.
-func (p *process) startUsage(ctx context.Context) (stop func()) {
+// waits until all is written. Other replicas know of this one from here on, before it counts anything.
+func (p *process) startUsage(ctx context.Context) (stop func(), err error) {
+	if err := p.usage.Register(ctx); err != nil {
+		return nil, err
+	}
 	ctx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	var done sync.WaitGroup
 	done.Go(func() { p.usage.Run(ctx) })
 	done.Go(func() { p.graceUses.Run(ctx) })
-	return func() { cancel(); done.Wait() }
+	done.Go(func() { p.limiter.Run(ctx) })
+	return func() { cancel(); done.Wait() }, nil
 }
 
 // start starts the parts of this process's roles.
@@ -298,6 +263,10 @@ func (p *process) start(ctx context.Context, group *errgroup.Group) {
 	if p.has(roleWorker) {
 		group.Go(func() error { return p.workers.Run(ctx) })
 	}
+	if p.has(roleAPI) || p.has(roleWorker) {
+		projection := projections.NewUsageProjection(projections.UsageProjectionConfig{Pool: p.pools.background, Logger: p.cfg.Logger})
+		group.Go(func() error { projection.Run(ctx); return nil })
+	}
 	if p.has(roleRelay) {
 		group.Go(func() error { return p.relay.Run(ctx) })
 	}
@@ -306,18 +275,15 @@ func (p *process) start(ctx context.Context, group *errgroup.Group) {
 	}
 }
 
-func (p *process) handler() http.Handler {
-	return api.New(api.Config{
-		Commands: p.commands, Reader: p.reader, Verifier: p.verifier, Logger: p.cfg.Logger, Version: version,
-		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request, GitHub: p.cfg.GitHub,
-		Usage: p.used, ClientIP: p.clientIP,
-	})
-}
+func (p *process) handler() http.Handler { return p.handlerOn(p.verifier) }
 
-// used is told of every use of a key.
-func (p *process) used(key *projections.Key, address, agent string, at time.Time) {
-	p.usage.Used(key, address, at)
-	p.graceUses.Used(key, address, agent, at)
+// handlerOn is the API on a verifier.
+func (p *process) handlerOn(v *verifier.Verifier) http.Handler {
+	return api.New(api.Config{
+		Commands: p.commands, Reader: p.reader, Verifier: v, Logger: p.cfg.Logger, Version: version,
+		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request, GitHub: p.cfg.GitHub,
+		Usage: p.used, Denied: p.denied, GatewayOrganization: p.gatewayOrganization, ClientIP: p.clientIP,
+	})
 }
 
 // publicURL is where receivers reach the API. A process that does not listen takes the address of one beside it.
@@ -350,41 +316,4 @@ func (p *process) tail(ctx context.Context, after int64) (int64, error) {
 			return head, err
 		}
 	}
-}
-
-// Times that bound a request; a slow or silent caller must not hold a connection for ever.
-const (
-	readTimeout  = 30 * time.Second
-	writeTimeout = 60 * time.Second
-	idleTimeout  = 2 * time.Minute
-	drainTimeout = 10 * time.Second
-)
-
-// serveHTTP serves until ctx ends, then lets requests under way finish.
-func serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler, logger *slog.Logger) {
-	base, cut := context.WithCancel(context.WithoutCancel(ctx))
-	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
-		BaseContext: func(net.Listener) context.Context { return base },
-		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),
-	}
-	// Streams of events would outlast any patience: they end when the stop begins.
-	server.RegisterOnShutdown(cut)
-	group.Go(func() error {
-		if err := server.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
-			return fmt.Errorf("serve %s: %w", listener.Addr(), err)
-		}
-		return nil
-	})
-	group.Go(func() error {
-		<-ctx.Done()
-		drain, cancel := context.WithTimeout(context.WithoutCancel(ctx), drainTimeout)
-		defer cancel()
-		defer cut()
-		if err := server.Shutdown(drain); err != nil {
-			_ = server.Close()
-		}
-		return nil
-	})
 }

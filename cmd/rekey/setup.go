@@ -13,6 +13,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/projections"
 )
 
@@ -126,4 +128,22 @@ func resolveAll(ctx context.Context, servers []server) []netip.AddrPort {
 		}
 	}
 	return all
+}
+
+// findGatewayOrganization reads whose keys gateways ask about that show no key of their own. The log begins with the
+// organization of the first start.
+func (p *process) findGatewayOrganization(ctx context.Context) error {
+	p.gatewayOrganization = domain.OrganizationID(p.cfg.GatewayOrganization)
+	if p.cfg.GatewayOrganization != firstOrganization {
+		return nil
+	}
+	first, err := p.store.Read(ctx, eventstore.Lifecycle, 0, 1)
+	if err != nil {
+		return fmt.Errorf("find the organization of the first start: %w", err)
+	}
+	p.gatewayOrganization = ""
+	if len(first) > 0 {
+		p.gatewayOrganization = first[0].OrganizationID
+	}
+	return nil
 }
