@@ -92,7 +92,7 @@ func (s *Store) committed(tx *transaction, position int64) {
 		tx.records[i].Position = position + int64(i)
 	}
 	s.recent.add(tx.records)
-	s.commit.fire()
+	s.commit.Fire()
 }
 
 // recovered, deferred, turns a panic of a decision, a projection or an attachment into an error, so that one command cannot

@@ -13,6 +13,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/internal/signal"
 )
 
 // Config says what a Store works with. Pool is required; the zero value of the rest is usable.
@@ -49,7 +50,7 @@ type Config struct {
 type Store struct {
 	cfg    Config
 	queue  chan *pending
-	commit signal
+	commit signal.Signal
 	recent recent
 
 	mu     sync.RWMutex // guards closed against a concurrent enqueue
@@ -262,12 +263,12 @@ func (s *Store) LastPosition(ctx context.Context, streamID string) (int64, error
 }
 
 // Wake lets readers look for new events at once. It is a hint that another process has committed some.
-func (s *Store) Wake() { s.commit.fire() }
+func (s *Store) Wake() { s.commit.Fire() }
 
 // Wait returns when the lane may have moved past a position: at once after a commit of this process, else after the poll
 // interval. It is a hint, so that readers are fast; they are right without it.
 func (s *Store) Wait(ctx context.Context, lane Lane, after int64) error {
-	committed := s.commit.next()
+	committed := s.commit.Next()
 	if head, err := s.Head(ctx, lane); err == nil && head > after {
 		return nil
 	}
@@ -280,30 +281,6 @@ func (s *Store) Wait(ctx context.Context, lane Lane, after int64) error {
 	case <-timer.C:
 	}
 	return nil
-}
-
-// signal wakes everybody who waits for the next commit.
-type signal struct {
-	mu sync.Mutex
-	ch chan struct{}
-}
-
-func (s *signal) next() <-chan struct{} {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch == nil {
-		s.ch = make(chan struct{})
-	}
-	return s.ch
-}
-
-func (s *signal) fire() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.ch != nil {
-		close(s.ch)
-		s.ch = nil
-	}
 }
 
 // inTx runs f in a transaction of the readers' pool and commits.

@@ -166,7 +166,7 @@ func (v *Verifier) where(ctx context.Context, m *memory) (position, error) {
 // reaches waits until a position is applied, or a moment has come.
 func (v *Verifier) reaches(ctx context.Context, m *memory, head int64, until time.Time) bool {
 	for m.applied.Load() < head {
-		moved := m.moved.next()
+		moved := m.moved.Next()
 		if m.applied.Load() >= head {
 			break
 		}

@@ -4,6 +4,7 @@ import (
 	"sync/atomic"
 
 	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/internal/signal"
 	"github.com/rekeyhq/rekey/projections"
 )
 
@@ -17,7 +18,7 @@ type memory struct {
 	applied atomic.Int64
 	// last is the event that was applied last, by which it is known that the log is still the same.
 	last  atomic.Pointer[applied]
-	moved signal // applied has moved
+	moved signal.Signal // applied has moved
 	keys  atomic.Int64
 }
 
@@ -37,7 +38,7 @@ func newMemory(at applied) *memory {
 func (m *memory) reached(at applied) {
 	m.last.Store(&at)
 	m.applied.Store(at.position)
-	m.moved.fire()
+	m.moved.Fire()
 }
 
 // put takes over a live key.
