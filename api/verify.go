@@ -53,15 +53,15 @@ func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, er
 	if err != nil {
 		return nil, err
 	}
-	s.count(answer, &in.Body)
+	s.count(answer, in.Body.Key, in.Body.IP, in.Body.UserAgent)
 	return &verifyOutput{Body: verdictOf(answer)}, nil
 }
 
-// count takes note of a verdict.
-func (s *server) count(answer verifier.Answer, q *verifyRequest) {
+// count takes note of a verdict on a secret, and of who has presented it.
+func (s *server) count(answer verifier.Answer, secret, ip, agent string) {
 	switch {
 	case answer.Valid():
-		s.Used(answer.Key, q.IP, surface.Agent(q.UserAgent, q.Key), answer.At)
+		s.Used(answer.Key, ip, surface.Agent(agent, secret), answer.At)
 	case answer.Key != nil:
 		s.Denied(answer.Key, answer.At)
 	}

@@ -52,7 +52,7 @@ func (s *server) verifyBatch(ctx context.Context, in *verifyBatchInput) (*verify
 	}
 	out := &verifyBatchOutput{Body: make([]verdictBody, len(answers))}
 	for i, answer := range answers {
-		s.count(answer, &requests[i])
+		s.count(answer, requests[i].Key, requests[i].IP, requests[i].UserAgent)
 		out.Body[i] = verdictOf(answer)
 	}
 	return out, nil

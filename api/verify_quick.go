@@ -37,11 +37,7 @@ func (s *server) quickVerify(r *http.Request, body string, out []byte) ([]byte, 
 		return nil, false
 	}
 	s.Used(caller, from, surface.Agent(r.UserAgent(), presented), answer.At)
-	if answer.Valid() {
-		s.Used(answer.Key, in.ip, surface.Agent(in.agent, in.request.Secret), answer.At)
-	} else if answer.Key != nil {
-		s.Denied(answer.Key, answer.At)
-	}
+	s.count(answer, in.request.Secret, in.ip, in.agent)
 	return answer.AppendJSON(out), true
 }
 

@@ -37,7 +37,7 @@ func (s *Service) executeAll(ctx context.Context, by By, all []eventstore.Comman
 		if err != nil {
 			outcomes[i].Err = err
 		}
-		last, changed = max(last, position), max(changed, changedAt(outcome))
+		last, changed = max(last, position), max(changed, lastOf(outcome, verifier.Changes))
 	}
 	if last == 0 {
 		if changed > 0 { // who asks here what became of it must see it
@@ -55,10 +55,10 @@ func (s *Service) executeAll(ctx context.Context, by By, all []eventstore.Comman
 	return outcomes
 }
 
-// changedAt returns the position of the last event of a command that changes what a verify says, or 0.
-func changedAt(outcome eventstore.Outcome) (position int64) {
+// lastOf returns the position of the last event of a command that is of a kind, or 0.
+func lastOf(outcome eventstore.Outcome, is func(domain.Event) bool) (position int64) {
 	for _, r := range outcome.Records {
-		if verifier.Changes(r.Event) {
+		if is(r.Event) {
 			position = r.Position
 		}
 	}
@@ -76,11 +76,7 @@ func (s *Service) narrowed(ctx context.Context, c eventstore.Command, outcome ev
 	if outcome.Err != nil {
 		return 0, nil
 	}
-	for _, r := range outcome.Records {
-		if verifier.Narrows(r.Event) {
-			position = r.Position
-		}
-	}
+	position = lastOf(outcome, verifier.Narrows)
 	if len(outcome.Records) > 0 || len(c.Writes) != 1 || !strings.HasPrefix(c.Writes[0], domain.PrefixLineage+"_") {
 		return position, nil
 	}
