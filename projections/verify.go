@@ -50,8 +50,8 @@ type Verdict struct {
 // Valid reports whether the key may be used as asked.
 func (v Verdict) Valid() bool { return v.Code == CodeValid }
 
-// Verifier answers verifies. This one reads Postgres each time, by index, so a revoke that was acknowledged is seen by
-// every verify that starts later, on any replica (guarantee G1).
+// Verifier answers verifies for tests that hold what verifier.Verifier says, which requests are answered by, against the
+// tables. This one reads Postgres each time.
 type Verifier struct {
 	reader  *Reader
 	limiter *Limiter // nil: limits are not kept
