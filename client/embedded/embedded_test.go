@@ -3,6 +3,7 @@ package embedded_test
 import (
 	"errors"
 	"fmt"
+	"math"
 	"strings"
 	"testing"
 	"time"
@@ -198,11 +199,16 @@ func TestNoAllocation(t *testing.T) {
 		"active": active.Secret.Reveal(), "in grace": graced.Secret.Reveal(), "ended": ended.Secret.Reveal(), "garbage": strings.Repeat("é", 20),
 	} {
 		request := client.Request{Secret: client.NewSecret(secret), Scopes: scopes, Resources: resources, IP: somewhere}
-		got := testing.AllocsPerRun(1000, func() {
-			if _, err := v.Verify(t.Context(), request); err != nil {
-				t.Fatal(err)
-			}
-		})
+		// The count is the whole process's, and the verifier also renews, follows and flushes: what the caller
+		// allocates is there each time, what they do is not.
+		got := math.Inf(1)
+		for try := 0; try < 20 && got != 0; try++ {
+			got = min(got, testing.AllocsPerRun(1000, func() {
+				if _, err := v.Verify(t.Context(), request); err != nil {
+					t.Fatal(err)
+				}
+			}))
+		}
 		if got != 0 {
 			t.Errorf("%s: %v allocations", what, got)
 		}
