@@ -68,7 +68,7 @@ func (s *server) askedBy(r *http.Request, q *question) (*verifier.Record, verifi
 	if gateway != nil {
 		q.request.Reach = gateway.Reach()
 	}
-	q.request.IP, _ = netip.ParseAddr(s.clientIP(r, q)) // what is none is not known
+	q.request.IP = s.clientIP(r, q)
 	answer, err := s.Verifier.Verify(r.Context(), &q.request)
 	return gateway, answer, err
 }
@@ -114,7 +114,7 @@ func gatewayError(err error) string {
 func (s *server) admit(w http.ResponseWriter, r *http.Request, q *question, gateway *verifier.Record, answer verifier.Answer) {
 	key := answer.Key
 	s.asked(r, gateway, answer)
-	s.Used(key, s.clientIP(r, q), surface.Agent(r.UserAgent(), q.request.Secret), answer.At)
+	s.Used(key, q.request.IP, surface.Agent(r.UserAgent(), q.request.Secret), answer.At)
 	values := [...]string{
 		string(answer.Code), key.KeyID(), key.LineageID(), string(key.OrganizationID()), string(key.ProjectID()), string(key.EnvironmentID()),
 		strings.Join(key.Scopes(), " "), keyStatus(answer),
@@ -168,17 +168,14 @@ func (q *question) refusal(code projections.Code) error {
 
 // clientIP is where the client's request came from: as for every request, or what the gateway says in a header that it
 // has named in its query. A client could write such a header itself, so none is read unasked.
-func (s *server) clientIP(r *http.Request, q *question) string {
+func (s *server) clientIP(r *http.Request, q *question) netip.Addr {
 	if q.ipHeader == "" {
 		return s.ClientIP(r)
 	}
 	values := r.Header[q.ipHeader]
 	if len(values) != 1 {
-		return ""
+		return netip.Addr{}
 	}
-	addr, err := netip.ParseAddr(values[0])
-	if err != nil {
-		return ""
-	}
-	return addr.Unmap().WithZone("").String()
+	addr, _ := netip.ParseAddr(values[0]) // what is none is not known
+	return addr.Unmap().WithZone("")
 }

@@ -6,6 +6,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -36,9 +37,9 @@ func newGatewayBench(t *testing.T, adjust func(*api.Config)) *gatewayBench {
 	}
 	g.slow = api.New(config)
 	config.Logger = slog.New(slog.DiscardHandler)
-	config.Usage = func(key *verifier.Record, ip, _ string, _ time.Time) {
+	config.Usage = func(key *verifier.Record, from netip.Addr, _ string, _ time.Time) {
 		if !slices.Contains(key.Scopes(), domain.ScopeKeysVerify) {
-			g.used = append(g.used, ip)
+			g.used = append(g.used, where(from))
 		}
 	}
 	g.quick = api.New(config)
@@ -273,7 +274,9 @@ func (u untouchable) Read([]byte) (int, error) {
 // said which header tells that; a header that the client could have written itself is not read unasked.
 func TestAuth_CountsUses(t *testing.T) {
 	t.Parallel()
-	g := newGatewayBench(t, func(c *api.Config) { c.ClientIP = func(*http.Request) string { return "198.51.100.1" } })
+	g := newGatewayBench(t, func(c *api.Config) {
+		c.ClientIP = func(*http.Request) netip.Addr { return netip.MustParseAddr("198.51.100.1") }
+	})
 	bearer := []string{"Authorization", "Bearer " + g.newKey(fields{"scopes": []string{"a"}}).text("key")}
 	for _, c := range []struct {
 		target  string

@@ -3,6 +3,7 @@ package api
 import (
 	"mime"
 	"net/http"
+	"net/netip"
 	"net/url"
 	"strings"
 	"time"
@@ -58,7 +59,7 @@ func (s *server) introspection(w http.ResponseWriter, r *http.Request) (*introsp
 	if !answer.Valid() {
 		return &introspectionBody{}, nil
 	}
-	s.Used(answer.Key, "", "", answer.At)
+	s.Used(answer.Key, netip.Addr{}, "", answer.At)
 	return introspectionOf(answer), nil
 }
 

@@ -8,6 +8,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"net/netip"
 	"strings"
 	"sync"
 	"testing"
@@ -307,3 +308,11 @@ func must(t testing.TB, err error) {
 
 // unknown is a well-formed id of something that does not exist.
 func unknown(prefix string) string { return domain.IDs{}.New(prefix, time.Now()) }
+
+// where is an address as text, empty where it is not known.
+func where(from netip.Addr) string {
+	if !from.IsValid() {
+		return ""
+	}
+	return from.String()
+}

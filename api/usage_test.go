@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"net/netip"
 	"net/url"
 	"testing"
 	"time"
@@ -26,7 +27,9 @@ func TestUsage(t *testing.T) {
 	now := time.Now().UTC().Truncate(24 * time.Hour).Add(30 * time.Minute) // the start of a day, so that one is over
 	var usage *projections.Usage
 	b := setup(t, options{now: now.Add(-24 * time.Hour), configure: func(c *api.Config) {
-		c.Usage = func(k *verifier.Record, ip, _ string, at time.Time) { usage.Used(k.Key(), ip, at) }
+		c.Usage = func(k *verifier.Record, from netip.Addr, _ string, at time.Time) {
+			usage.Used(k.Key(), where(from), at)
+		}
 		c.Denied = func(k *verifier.Record, at time.Time) { usage.Denied(k.Key(), at) }
 		usage = projections.NewUsage(projections.UsageConfig{})
 	}})

@@ -49,19 +49,20 @@ func (s *server) verify(ctx context.Context, in *verifyInput) (*verifyOutput, er
 	if err := checkIP("ip", in.Body.IP); err != nil {
 		return nil, err
 	}
-	answer, err := s.Verifier.Verify(ctx, in.Body.in(surface.Reach(ctx)))
+	question := in.Body.in(surface.Reach(ctx))
+	answer, err := s.Verifier.Verify(ctx, question)
 	if err != nil {
 		return nil, err
 	}
-	s.count(answer, in.Body.Key, in.Body.IP, in.Body.UserAgent)
+	s.count(answer, question, in.Body.UserAgent)
 	return &verifyOutput{Body: verdictOf(answer)}, nil
 }
 
 // count takes note of a verdict on a secret, and of who has presented it.
-func (s *server) count(answer verifier.Answer, secret, ip, agent string) {
+func (s *server) count(answer verifier.Answer, question *projections.VerifyRequest, agent string) {
 	switch {
 	case answer.Valid():
-		s.Used(answer.Key, ip, surface.Agent(agent, secret), answer.At)
+		s.Used(answer.Key, question.IP, surface.Agent(agent, question.Secret), answer.At)
 	case answer.Key != nil:
 		s.Denied(answer.Key, answer.At)
 	}

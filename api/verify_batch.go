@@ -8,6 +8,7 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"github.com/rekeyhq/rekey/api/surface"
+	"github.com/rekeyhq/rekey/projections"
 	"github.com/rekeyhq/rekey/projections/verifier"
 )
 
@@ -42,9 +43,11 @@ func (s *server) verifyBatch(ctx context.Context, in *verifyBatchInput) (*verify
 		}
 	}
 	reach := surface.Reach(ctx)
+	questions := make([]*projections.VerifyRequest, len(requests))
 	answers := make([]verifier.Answer, len(requests))
 	for i := range requests {
-		answer, err := s.Verifier.Verify(ctx, requests[i].in(reach))
+		questions[i] = requests[i].in(reach)
+		answer, err := s.Verifier.Verify(ctx, questions[i])
 		if err != nil {
 			return nil, err
 		}
@@ -52,7 +55,7 @@ func (s *server) verifyBatch(ctx context.Context, in *verifyBatchInput) (*verify
 	}
 	out := &verifyBatchOutput{Body: make([]verdictBody, len(answers))}
 	for i, answer := range answers {
-		s.count(answer, requests[i].Key, requests[i].IP, requests[i].UserAgent)
+		s.count(answer, questions[i], requests[i].UserAgent)
 		out.Body[i] = verdictOf(answer)
 	}
 	return out, nil

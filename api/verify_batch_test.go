@@ -2,6 +2,7 @@ package api_test
 
 import (
 	"encoding/json"
+	"net/netip"
 	"slices"
 	"strings"
 	"testing"
@@ -42,8 +43,8 @@ func TestVerifyBatch_RefusesTheWhole(t *testing.T) {
 	t.Parallel()
 	uses := 0
 	b := setup(t, options{configure: func(c *api.Config) {
-		c.Usage = func(_ *verifier.Record, ip, _ string, _ time.Time) {
-			if ip == "203.0.113.7" {
+		c.Usage = func(_ *verifier.Record, from netip.Addr, _ string, _ time.Time) {
+			if where(from) == "203.0.113.7" {
 				uses++
 			}
 		}

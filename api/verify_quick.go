@@ -37,7 +37,7 @@ func (s *server) quickVerify(r *http.Request, body string, out []byte) ([]byte, 
 		return nil, false
 	}
 	s.Used(caller, from, surface.Agent(r.UserAgent(), presented), answer.At)
-	s.count(answer, in.request.Secret, in.ip, in.agent)
+	s.count(answer, &in.request, in.agent)
 	return answer.AppendJSON(out), true
 }
 

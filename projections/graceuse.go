@@ -88,12 +88,12 @@ func NewGraceUses(pool *pgxpool.Pool, logger *slog.Logger) *GraceUses {
 
 // Used counts one use of a key, if the key is in grace. It touches memory only. A text that is no address counts as not
 // known, because nothing else may get into the table; of what the client says it is, a line of plain text is kept.
-func (g *GraceUses) Used(key *Key, address, agent string, at time.Time) {
+func (g *GraceUses) Used(key *Key, from netip.Addr, agent string, at time.Time) {
 	if key.State != domain.GenerationGrace {
 		return
 	}
 	who := client{key: key.ID, agent: plainAgent(agent)}
-	if from, err := netip.ParseAddr(address); err == nil {
+	if from.IsValid() {
 		who.address = from.Unmap().WithZone("").String()
 	}
 	g.mu.Lock()

@@ -2,6 +2,7 @@ package projections_test
 
 import (
 	"fmt"
+	"net/netip"
 	"strings"
 	"testing"
 	"time"
@@ -27,7 +28,7 @@ func TestGraceClients(t *testing.T) {
 	uses := projections.NewGraceUses(w.db.Pool(t), nil)
 	at := w.clock.Now()
 	for i, agent := range []string{"curl/8", "curl/8", "", "a\x00b\xff\n c", "key=" + secret + ";", strings.Repeat("é", 400)} {
-		uses.Used(old, "203.0.113.7", agent, at.Add(time.Duration(i)*time.Second))
+		uses.Used(old, netip.MustParseAddr("203.0.113.7"), agent, at.Add(time.Duration(i)*time.Second))
 	}
 	if err := uses.Flush(t.Context()); err != nil {
 		t.Fatal(err)
@@ -64,7 +65,7 @@ func TestGraceClientsAreBounded(t *testing.T) {
 	uses := projections.NewGraceUses(w.db.Pool(t), nil)
 	for flush := range 3 {
 		for i := range 70 {
-			uses.Used(old, "203.0.113.7", fmt.Sprintf("agent %d", 50*flush+i), w.clock.Now()) // some of them again
+			uses.Used(old, netip.MustParseAddr("203.0.113.7"), fmt.Sprintf("agent %d", 50*flush+i), w.clock.Now()) // some of them again
 		}
 		if err := uses.Flush(t.Context()); err != nil {
 			t.Fatal(err)

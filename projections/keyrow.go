@@ -58,11 +58,8 @@ func (k *Key) StatusAt(now time.Time) domain.Status {
 	return domain.StatusAt(k.State, k.ExpiresAt, k.GraceExpiresAt, now)
 }
 
-// MayUseFrom reports whether the key may be used from an address. A text that is none is not known to be allowed.
-func (k *Key) MayUseFrom(address string) bool {
-	from, _ := netip.ParseAddr(address)
-	return k.AllowedIPs.Allow(from)
-}
+// MayUseFrom reports whether the key may be used from an address. One that is zero is not known to be allowed.
+func (k *Key) MayUseFrom(address netip.Addr) bool { return k.AllowedIPs.Allow(address) }
 
 // Caller is what the key may do on rekey's own API.
 func (k *Key) Caller() domain.Caller {

@@ -2,6 +2,7 @@ package workers
 
 import (
 	"net/http"
+	"net/netip"
 	"sync"
 	"testing"
 	"time"
@@ -37,11 +38,11 @@ func TestGraceUsesAreTold(t *testing.T) {
 		writers.Go(func() {
 			uses := projections.NewGraceUses(h.pool, nil)
 			for range 50 {
-				uses.Used(old, "203.0.113.7", "curl/8", time.Now())
-				uses.Used(old, "198.51.100.9", "", time.Now())
-				uses.Used(&projections.Key{ID: "key_x", State: domain.GenerationActive}, "203.0.113.7", "", time.Now())
+				uses.Used(old, netip.MustParseAddr("203.0.113.7"), "curl/8", time.Now())
+				uses.Used(old, netip.MustParseAddr("198.51.100.9"), "", time.Now())
+				uses.Used(&projections.Key{ID: "key_x", State: domain.GenerationActive}, netip.MustParseAddr("203.0.113.7"), "", time.Now())
 			}
-			uses.Used(old, "no address", "", time.Now())
+			uses.Used(old, netip.Addr{}, "", time.Now())
 			if err := uses.Flush(t.Context()); err != nil {
 				t.Error(err)
 			}
@@ -68,7 +69,7 @@ func TestGraceUsesAreTold(t *testing.T) {
 	relayTestPoll(t, func() bool { return len(h.receiver.of(webhook.TypeUsedInGrace)) == 3 }, func() string { return "the owner was not told" })
 
 	again := projections.NewGraceUses(h.pool, nil)
-	again.Used(old, "203.0.113.7", "curl/8", time.Now())
+	again.Used(old, netip.MustParseAddr("203.0.113.7"), "curl/8", time.Now())
 	if err := again.Flush(t.Context()); err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ type Ask func(w http.ResponseWriter, r *http.Request) bool
 
 // asked is the route that gateways ask.
 type asked struct {
-	path string
-	ask  Ask
+	path  string
+	ask   Ask
+	count func(took time.Duration) // of answers
 }
 
 // TakeAnyMethod has a route answer all methods alike, and all paths below it: gateways pass on the method of their client,
@@ -27,7 +28,9 @@ type asked struct {
 //
 // Nothing of this path may ever be answered by what answers other routes, above all not OPTIONS: gateways let a request
 // through for any 2xx.
-func (c *Core) TakeAnyMethod(path string, ask Ask) { c.asked = asked{path, ask} }
+func (c *Core) TakeAnyMethod(path string, ask Ask) {
+	c.asked = asked{path, ask, c.Counter(path, http.StatusOK)}
+}
 
 // anyMethod answers what the route takes quickly, or hands it on under its path and a method that the router knows.
 func (c *Core) anyMethod(next http.Handler) http.Handler {
@@ -44,7 +47,7 @@ func (c *Core) anyMethod(next http.Handler) http.Handler {
 			began := time.Now()
 			quickHeader(w, r, began)
 			if c.asked.ask(w, r) {
-				c.Count(c.asked.path, http.StatusOK, time.Since(began))
+				c.asked.count(time.Since(began))
 				return
 			}
 		}

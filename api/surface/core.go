@@ -4,8 +4,8 @@ import (
 	"cmp"
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -16,6 +16,7 @@ import (
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/internal/clientip"
 	"github.com/rekeyhq/rekey/projections"
 	"github.com/rekeyhq/rekey/projections/verifier"
 )
@@ -39,19 +40,19 @@ type Config struct {
 	Version string
 	// Now is the clock; nil means time.Now.
 	Now func() time.Time
-	// Count, if not nil, is told of every request.
-	Count func(route string, status int, took time.Duration)
+	// Counter, if not nil, makes what is told of every request to a route that was answered so.
+	Counter func(route string, status int) func(took time.Duration)
 	// Usage, if not nil, is told of every use of a key, here and by verify, with the address it was used from and what the
 	// client says it is.
-	Usage func(key *verifier.Record, ip, agent string, at time.Time)
+	Usage func(key *verifier.Record, from netip.Addr, agent string, at time.Time)
 	// Denied, if not nil, is told of every verify that found a key and did not say valid.
 	Denied func(key *verifier.Record, at time.Time)
 	// GatewayOrganization is whose keys a gateway asks about that shows no key of its own; empty: it may not ask.
 	GatewayOrganization domain.OrganizationID
 	// GitHub checks the signature of a batch of GitHub's secret scanning; nil means that no batch is taken.
 	GitHub func(keyID, signature string, body []byte) error
-	// ClientIP says where a request came from; nil means its connection's other end.
-	ClientIP func(r *http.Request) string
+	// ClientIP says where a request came from, and is zero where that is not known; nil means its connection's other end.
+	ClientIP func(r *http.Request) netip.Addr
 	// Heartbeat is how often a quiet stream shows life and its caller's key is looked at again; 0 means 10 s.
 	Heartbeat time.Duration
 }
@@ -62,7 +63,7 @@ type Core struct {
 	router   *chi.Mux
 	surfaces []*Surface // the first one also has what belongs to no other
 	running  running
-	quick    map[string]Quick // by path
+	quick    map[string]quickRoute // by path
 	asked    asked
 }
 
@@ -75,11 +76,11 @@ func NewCore(cfg Config) *Core {
 	if cfg.Ready == nil {
 		cfg.Ready = func(context.Context) error { return nil }
 	}
-	if cfg.Count == nil {
-		cfg.Count = func(string, int, time.Duration) {}
+	if cfg.Counter == nil {
+		cfg.Counter = func(string, int) func(time.Duration) { return func(time.Duration) {} }
 	}
 	if cfg.Usage == nil {
-		cfg.Usage = func(*verifier.Record, string, string, time.Time) {}
+		cfg.Usage = func(*verifier.Record, netip.Addr, string, time.Time) {}
 	}
 	if cfg.Denied == nil {
 		cfg.Denied = func(*verifier.Record, time.Time) {}
@@ -90,24 +91,27 @@ func NewCore(cfg Config) *Core {
 	if cfg.Heartbeat == 0 {
 		cfg.Heartbeat = 10 * time.Second
 	}
-	c := &Core{Config: cfg, router: chi.NewMux(), quick: map[string]Quick{}}
-	c.router.Use(c.anyMethod, c.quickly, c.observe(domain.IDs{}), recoverPanics, middleware.GetHead)
+	c := &Core{Config: cfg, router: chi.NewMux(), quick: map[string]quickRoute{}}
+	c.router.Use(c.observe, recoverPanics, middleware.GetHead)
 	c.router.NotFound(c.noRoute)
 	c.router.MethodNotAllowed(c.otherMethod)
 	return c
 }
 
-// RemoteHost is the address of the connection's other end.
-func RemoteHost(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return ""
-	}
-	return host
-}
+// RemoteHost is the address of the connection's other end; it is zero where that has none (a Unix socket).
+func RemoteHost(r *http.Request) netip.Addr { return clientip.FromRequest(r, nil) }
 
 // Handler serves all surfaces.
-func (c *Core) Handler() http.Handler { return c.router }
+func (c *Core) Handler() http.Handler { return handler{c.router, c.anyMethod(c.quickly(c.router))} }
+
+// handler is the router, with what answers quickly in front of it: the router alone costs as much as a verify.
+type handler struct {
+	*chi.Mux
+	front http.Handler
+}
+
+// ServeHTTP answers a request.
+func (h handler) ServeHTTP(w http.ResponseWriter, r *http.Request) { h.front.ServeHTTP(w, r) }
 
 // Handle registers a route outside of any document, such as a document itself.
 func (c *Core) Handle(method, path string, handler http.HandlerFunc) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/netip"
 	"strings"
 	"time"
 
@@ -93,11 +94,11 @@ func (s *Surface) serves(ctx context.Context, id domain.OrganizationID) error {
 }
 
 // Used takes note that a key was used, here or with a service that asked for its verdict.
-func (c *Core) Used(key *verifier.Record, ip, agent string, at time.Time) {
+func (c *Core) Used(key *verifier.Record, from netip.Addr, agent string, at time.Time) {
 	if key.Pending() {
 		c.Commands.FirstUse(key.Key())
 	}
-	c.Usage(key, ip, agent, at)
+	c.Usage(key, from, agent, at)
 }
 
 // Agent is what a client says it is, unless that repeats its key: it is kept where no key may be.

@@ -7,7 +7,6 @@ import (
 	"net/http"
 	"runtime/debug"
 	"slices"
-	"strings"
 	"time"
 
 	"github.com/go-chi/chi/v5"
@@ -49,26 +48,24 @@ func noteError(ctx context.Context, code domain.Code, err error) {
 }
 
 // observe gives each request an id and writes one line when it is done.
-func (c *Core) observe(ids domain.IDs) func(http.Handler) http.Handler {
-	return func(next http.Handler) http.Handler {
-		return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			began := time.Now()
-			i := &requestInfo{id: r.Header.Get("X-Request-Id"), surface: c.surfaceOf(r.URL.Path)}
-			if !validRequestID(i.id) {
-				i.id = ids.New("req", c.Now())
-			}
-			w.Header().Set("X-Request-Id", i.id)
-			w.Header().Set("Cache-Control", "no-store") // answers are about secrets, or show who may use them
-			w.Header().Set("X-Content-Type-Options", "nosniff")
-			r = r.WithContext(context.WithValue(r.Context(), infoKey{}, i))
-			recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
-			defer func() {
-				c.Count(routeOf(r), recorder.Status(), time.Since(began))
-				logRequest(c.Logger, r, i, recorder.Status(), time.Since(began))
-			}()
-			next.ServeHTTP(recorder, r)
-		})
-	}
+func (c *Core) observe(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		i := &requestInfo{id: r.Header.Get("X-Request-Id"), surface: c.surfaceOf(r.URL.Path)}
+		if !validRequestID(i.id) {
+			i.id = requestIDs.New("req", c.Now())
+		}
+		w.Header().Set("X-Request-Id", i.id)
+		w.Header().Set("Cache-Control", "no-store") // answers are about secrets, or show who may use them
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		r = r.WithContext(context.WithValue(r.Context(), infoKey{}, i))
+		recorder := middleware.NewWrapResponseWriter(w, r.ProtoMajor)
+		defer func() {
+			c.Counter(routeOf(r), recorder.Status())(time.Since(began))
+			logRequest(c.Logger, r, i, recorder.Status(), time.Since(began))
+		}()
+		next.ServeHTTP(recorder, r)
+	})
 }
 
 // logRequest names the route and well-formed ids of ours, never the path or the query: a secret may have slipped into them.
@@ -123,15 +120,6 @@ func wellFormedID(id string) bool {
 	return slices.ContainsFunc([]string{
 		domain.PrefixKey, domain.PrefixOrganization, domain.PrefixProject, domain.PrefixEnvironment,
 	}, func(prefix string) bool { return domain.ValidID(prefix, id) })
-}
-
-// validRequestID accepts a caller's own id if it is short and plain: it ends up in the answer, the log and in events. Keys
-// have two underscores, so one that was sent here by mistake is not accepted.
-func validRequestID(id string) bool {
-	if id == "" || len(id) > 64 || strings.Count(id, "_") > 1 {
-		return false
-	}
-	return strings.Trim(id, "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789._-") == ""
 }
 
 // recoverPanics turns a panic into a 500 whose cause is in the log only. Where the answer has begun already, the

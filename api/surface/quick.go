@@ -7,8 +7,6 @@ import (
 	"strings"
 	"sync"
 	"time"
-
-	"github.com/rekeyhq/rekey/domain"
 )
 
 // Quick answers plain requests of one route without what the others go through. It is given the request's body and appends
@@ -28,22 +26,30 @@ var (
 	noSniff  = []string{"nosniff"}
 )
 
+// quickRoute is a route that answers plain requests quickly, and what counts them.
+type quickRoute struct {
+	answer Quick
+	count  func(took time.Duration)
+}
+
 // Quicken lets a POST route answer plain requests quickly.
-func (c *Core) Quicken(path string, quick Quick) { c.quick[path] = quick }
+func (c *Core) Quicken(path string, quick Quick) {
+	c.quick[path] = quickRoute{quick, c.Counter(path, http.StatusOK)}
+}
 
 // quickly answers a request quickly, or hands it on with its body as it was.
 func (c *Core) quickly(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		quick := c.quick[r.URL.Path]
-		if quick == nil || !plain(r) || c.Logger.Enabled(r.Context(), slog.LevelDebug) { // who debugs wants a line of each request
+		quick, ok := c.quick[r.URL.Path]
+		if !ok || !plain(r) || c.Logger.Enabled(r.Context(), slog.LevelDebug) { // who debugs wants a line of each request
 			next.ServeHTTP(w, r)
 			return
 		}
-		c.tryQuickly(quick, w, r, next)
+		quick.try(w, r, next)
 	})
 }
 
-func (c *Core) tryQuickly(quick Quick, w http.ResponseWriter, r *http.Request, next http.Handler) {
+func (quick quickRoute) try(w http.ResponseWriter, r *http.Request, next http.Handler) {
 	began := time.Now()
 	buffer := quickBuffers.Get().(*[]byte)
 	defer quickBuffers.Put(buffer)
@@ -51,8 +57,8 @@ func (c *Core) tryQuickly(quick Quick, w http.ResponseWriter, r *http.Request, n
 	n, err := io.ReadFull(r.Body, read)
 	body := string(read[:n])
 	if err == nil {
-		if out, ok := quick(r, body, read[:0]); ok {
-			c.answerQuickly(w, r, out, began)
+		if out, ok := quick.answer(r, body, read[:0]); ok {
+			quick.write(w, r, out, began)
 			return
 		}
 	}
@@ -77,12 +83,12 @@ func plainID(h http.Header) bool {
 	return id == nil || len(id) == 1 && validRequestID(id[0])
 }
 
-// answerQuickly writes what the router would have: the same headers, and the same line of metrics.
-func (c *Core) answerQuickly(w http.ResponseWriter, r *http.Request, out []byte, began time.Time) {
+// write writes what the router would have: the same headers, and the same line of metrics.
+func (quick quickRoute) write(w http.ResponseWriter, r *http.Request, out []byte, began time.Time) {
 	h := quickHeader(w, r, began)
 	h["Content-Type"] = jsonType
 	_, _ = w.Write(out) // a caller that left is no fault of ours
-	c.Count(r.URL.Path, http.StatusOK, time.Since(began))
+	quick.count(time.Since(began))
 }
 
 // quickHeader sets what all answers have to a request whose id, if it has one, is well-formed.
@@ -90,7 +96,7 @@ func quickHeader(w http.ResponseWriter, r *http.Request, began time.Time) http.H
 	h := w.Header()
 	h["Cache-Control"], h["X-Content-Type-Options"] = noStore, noSniff
 	if h["X-Request-Id"] = r.Header["X-Request-Id"]; h["X-Request-Id"] == nil {
-		h["X-Request-Id"] = []string{domain.IDs{}.New("req", began)}
+		h["X-Request-Id"] = []string{requestIDs.New("req", began)}
 	}
 	return h
 }

@@ -92,11 +92,8 @@ func (c *counter) write(r *verifier.Record, from netip.Addr, at time.Time, times
 	if !r.InGrace() {
 		return
 	}
-	key, address := r.Key(), ""
-	if from.IsValid() {
-		address = from.String()
-	}
+	key := r.Key()
 	for range times {
-		c.grace.Used(key, address, "", at)
+		c.grace.Used(key, from, "", at)
 	}
 }

@@ -71,6 +71,8 @@ func (c *commandsBench) note(name string) string {
 
 func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
+func us(d time.Duration) float64 { return float64(d.Nanoseconds()) / 1000 }
+
 // commandStep is one kind of request.
 type commandStep struct {
 	name, addr string

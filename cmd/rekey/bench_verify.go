@@ -58,18 +58,20 @@ func benchVerify(ctx context.Context, b *bench) ([]benchFigure, error) {
 	defer bare.stop()
 	rate := benchFigure{name: "rate", unit: "requests/s", aim: verifyAim}
 	tail := benchFigure{name: "99th percentile", unit: "ms", aim: verifyTailAim, atMost: true}
+	var verifying, idling spent
 	for range b.rounds {
-		limit, err := b.hammer(bare.addr, p.rootKey, "/", verifyKeys)
+		limit, err := b.hammer(bare.addr, p.rootKey, "/", verifyKeys, &idling)
 		if err != nil {
 			return nil, fmt.Errorf("the limit: %w", err)
 		}
-		value, err := b.hammer(v.addr, p.rootKey, verifyPath, verifyKeys)
+		value, err := b.hammer(v.addr, p.rootKey, verifyPath, verifyKeys, &verifying)
 		if err != nil {
 			return nil, err
 		}
 		rate.rounds = append(rate.rounds, benchPair{value.Rate(), limit.Rate()})
 		tail.rounds = append(tail.rounds, benchPair{ms(value.Quantile(.99)), ms(limit.Quantile(.99))})
-		rate.note = fmt.Sprintf("%d clients, %d keys; p50 %.2f ms, limit %.2f ms", b.clients, verifyKeys, ms(value.Quantile(.5)), ms(limit.Quantile(.5)))
+		rate.note = fmt.Sprintf("%d clients, %d keys; p50 %.2f ms, limit %.2f ms; cpu with the clients' %.1f us, limit %.1f us",
+			b.clients, verifyKeys, ms(value.Quantile(.5)), ms(limit.Quantile(.5)), us(verifying.each()), us(idling.each()))
 	}
 	return []benchFigure{rate, tail}, nil
 }
@@ -96,11 +98,11 @@ func benchVerifyMany(ctx context.Context, b *bench) ([]benchFigure, error) {
 	rate := benchFigure{name: "rate", unit: "requests/s", aim: verifyManyAim, note: fmt.Sprintf("%d keys; limit: %d", verifyMany, verifyFew)}
 	memory := benchFigure{name: "memory", unit: "bytes per key", aim: 1, atMost: true, note: "limit: the aim"}
 	for range b.rounds {
-		limit, err := b.hammer(few.addr, p.rootKey, verifyPath, verifyFew)
+		limit, err := b.hammer(few.addr, p.rootKey, verifyPath, verifyFew, &spent{})
 		if err != nil {
 			return nil, fmt.Errorf("few keys: %w", err)
 		}
-		value, err := b.hammer(many.addr, p.rootKey, verifyPath, verifyMany)
+		value, err := b.hammer(many.addr, p.rootKey, verifyPath, verifyMany, &spent{})
 		if err != nil {
 			return nil, fmt.Errorf("many keys: %w", err)
 		}
@@ -205,13 +207,16 @@ func bareHandler(ctx context.Context, answer []byte) (*verifyServer, error) {
 }
 
 // hammer verifies keys at random for the span of a measurement.
-func (b *bench) hammer(addr, rootKey, path string, keys int) (load.Result, error) {
+func (b *bench) hammer(addr, rootKey, path string, keys int, cpu *spent) (load.Result, error) {
 	workers := make([]load.Worker, b.clients)
 	for i := range workers {
 		request := load.Request("POST", path, addr, rootKey, verifyBody(0))
 		workers[i] = &verifyWorker{request: request, keys: keys, digits: request[bytes.LastIndex(request, []byte("bench-key-"))+len("bench-key-"):][:20]}
 	}
+	stop := cpu.count()
 	result, err := load.Run(addr, workers, b.span)
+	stop()
+	cpu.times += result.Requests
 	for _, w := range workers {
 		if w := w.(*verifyWorker); w.invalid > 0 {
 			err = errors.Join(err, fmt.Errorf("%d keys were not valid: %s", w.invalid, w.last))

@@ -14,7 +14,7 @@ import (
 
 // Times that bound a request; a slow or silent caller must not hold a connection for ever.
 const (
-	readTimeout  = 30 * time.Second
+	readTimeout  = 30 * time.Second // of the header too: a deadline of its own would be set at each request
 	writeTimeout = 60 * time.Second
 	idleTimeout  = 2 * time.Minute
 	drainTimeout = 10 * time.Second
@@ -24,7 +24,7 @@ const (
 func serveHTTP(ctx context.Context, group *errgroup.Group, listener net.Listener, handler http.Handler, logger *slog.Logger) {
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	server := &http.Server{
-		Handler: handler, ReadHeaderTimeout: 5 * time.Second, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		Handler: handler, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
 		IdleTimeout: idleTimeout, MaxHeaderBytes: 64 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(logger.Handler(), slog.LevelWarn),

@@ -28,7 +28,7 @@ var mayImport = map[string][]string{
 	"projections/verifier":  {"domain", "eventstore", "projections", "internal/lately", "internal/signal"},
 	"commands":              {"domain", "eventstore", "projections", "projections/verifier", "internal/seal", "internal/webhook"},
 	"api":                   {"domain", "eventstore", "projections", "projections/verifier", "commands", "internal/github", "api/surface", "api/accountkeys", "api/apikey", "api/projects"},
-	"api/surface":           {"domain", "projections", "projections/verifier", "commands"},
+	"api/surface":           {"domain", "projections", "projections/verifier", "commands", "internal/clientip"},
 	"api/accountkeys":       {"domain", "projections", "commands", "api/surface"},
 	"api/apikey":            {"domain", "projections", "commands", "api/surface"},
 	"api/projects":          {"domain", "projections", "commands", "api/surface"},

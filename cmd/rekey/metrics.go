@@ -58,8 +58,9 @@ func newMetrics() *metrics {
 	return m
 }
 
-func (m *metrics) request(route string, status int, took time.Duration) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Observe(took.Seconds())
+func (m *metrics) request(route string, status int) func(took time.Duration) {
+	requests := m.requests.WithLabelValues(route, strconv.Itoa(status))
+	return func(took time.Duration) { requests.Observe(took.Seconds()) }
 }
 
 func (m *metrics) alarm(what string) { m.alarms.WithLabelValues(what).Inc() }

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"net/netip"
 	"slices"
 	"sync"
 	"time"
@@ -199,7 +200,7 @@ func (p *process) authorizeSubscriber(ctx context.Context, token string) (embedd
 		len(key.AllowedIPs) > 0 { // where a subscriber is, is not known here
 		return embedded.Grant{}, false
 	}
-	p.used(record, "", "", time.Now()) // a key that only ever listens is in use too
+	p.used(record, netip.Addr{}, "", time.Now()) // a key that only ever listens is in use too
 	return embedded.Grant{Operator: key.Operator, Organization: string(key.OrganizationID)}, true
 }
 
@@ -281,7 +282,7 @@ func (p *process) handler() http.Handler { return p.handlerOn(p.verifier) }
 func (p *process) handlerOn(v *verifier.Verifier) http.Handler {
 	return api.New(api.Config{
 		Commands: p.commands, Reader: p.reader, Verifier: v, Logger: p.cfg.Logger, Version: version,
-		Tail: p.tail, Ready: p.reader.Ping, Count: p.metrics.request, GitHub: p.cfg.GitHub,
+		Tail: p.tail, Ready: p.reader.Ping, Counter: p.metrics.request, GitHub: p.cfg.GitHub,
 		Usage: p.used, Denied: p.denied, GatewayOrganization: p.gatewayOrganization, ClientIP: p.clientIP,
 	})
 }
@@ -297,12 +298,9 @@ func (p *process) publicURL() string {
 	return "http://" + p.cfg.Addr
 }
 
-// clientIP says where a request came from; empty if that is no address.
-func (p *process) clientIP(r *http.Request) string {
-	if addr := clientip.FromRequest(r, p.cfg.TrustedProxies); addr.IsValid() {
-		return addr.String()
-	}
-	return ""
+// clientIP says where a request came from.
+func (p *process) clientIP(r *http.Request) netip.Addr {
+	return clientip.FromRequest(r, p.cfg.TrustedProxies)
 }
 
 // tail waits until the log moves past a position or ctx ends, and returns its head.

@@ -87,12 +87,11 @@ func (p *process) hint(position int64) {
 }
 
 // used is told of every use of a key.
-func (p *process) used(record *verifier.Record, address, agent string, at time.Time) {
-	from, _ := netip.ParseAddr(address) // what is none counts as not known
+func (p *process) used(record *verifier.Record, from netip.Addr, agent string, at time.Time) {
 	of := record.Used()
 	p.usage.Count(&of, from, at, true)
 	if record.InGrace() {
-		p.graceUses.Used(record.Key(), address, agent, at)
+		p.graceUses.Used(record.Key(), from, agent, at)
 	}
 }
 

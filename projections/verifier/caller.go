@@ -3,6 +3,7 @@ package verifier
 import (
 	"context"
 	"errors"
+	"net/netip"
 	"slices"
 	"time"
 
@@ -85,7 +86,7 @@ func (v *Verifier) callerOf(ctx context.Context, by *domain.Digest) (*Record, ti
 
 // mayVerify reports whether this is a key, and one that may verify others. Where its holder is, is not known here.
 func (r *Record) mayVerify(now time.Time) bool {
-	return r != nil && !r.disabled && r.MayUseFrom("") && r.statusAt(now.UnixMicro()).Valid() && r.grant.scopes.Allow(domain.ScopeKeysVerify)
+	return r != nil && !r.disabled && r.MayUseFrom(netip.Addr{}) && r.statusAt(now.UnixMicro()).Valid() && r.grant.scopes.Allow(domain.ScopeKeysVerify)
 }
 
 // reaches reports what Reach.Covers does, without making a Reach.

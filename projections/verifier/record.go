@@ -102,13 +102,9 @@ func (r *Record) Scopes() domain.Scopes { return r.grant.scopes }
 // Reach is how far the key sees as a caller of rekey's own API.
 func (r *Record) Reach() projections.Reach { return r.grant.reach(r.place.organization) }
 
-// MayUseFrom reports whether the key may be used from an address. A text that is none is not known to be allowed.
-func (r *Record) MayUseFrom(address string) bool {
-	if r.more == nil || len(r.more.allowedIPs) == 0 {
-		return true
-	}
-	from, _ := netip.ParseAddr(address)
-	return r.more.allowedIPs.Allow(from)
+// MayUseFrom reports whether the key may be used from an address. One that is zero is not known to be allowed.
+func (r *Record) MayUseFrom(address netip.Addr) bool {
+	return r.more == nil || r.more.allowedIPs.Allow(address)
 }
 
 // Used is what counting needs of the key.
