@@ -11,8 +11,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// sqlLaggard is how far every verifier has got that somebody may still be answered by.
-const sqlLaggard = `SELECT coalesce(min(applied_position), $1) FROM verifier_leases WHERE expires_at + $2 > clock_timestamp()`
+// sqlLaggard is how far every verifier has got that somebody may still be answered by. The one of this process may be
+// further than it has said there.
+const sqlLaggard = `SELECT coalesce(min(greatest(applied_position, CASE WHEN id = $3 THEN $4 ELSE 0 END)), $1)
+	FROM verifier_leases WHERE expires_at + $2 > clock_timestamp()`
 
 const (
 	// barrierPoll is how often leases are looked at while somebody waits: a small part of what a commit costs.
@@ -101,10 +103,14 @@ func (b *Barrier) Near(ctx context.Context, position int64) {
 // look looks at the leases until nobody waits. A look serves only those who waited before it began.
 func (b *Barrier) look() {
 	for {
+		var highest int64
 		b.mu.Lock()
 		before := len(b.waiting)
+		for _, w := range b.waiting {
+			highest = max(highest, w.position)
+		}
 		b.mu.Unlock()
-		laggard, err := b.laggard()
+		laggard, err := b.laggard(highest)
 		if err != nil {
 			laggard = 0 // time will tell
 		}
@@ -115,11 +121,21 @@ func (b *Barrier) look() {
 	}
 }
 
-// laggard is the position that every live lease has applied.
-func (b *Barrier) laggard() (position int64, err error) {
+// laggard is the position that every live lease has applied. It gives the verifier of this process a moment to apply what
+// is waited for: until then to ask about the others is in vain, and they take as long.
+func (b *Barrier) laggard(wanted int64) (position int64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), barrierPatience)
 	defer cancel()
-	err = b.cfg.Pool.QueryRow(ctx, sqlLaggard, int64(math.MaxInt64), allowance).Scan(&position)
+	var local string
+	var applied int64
+	if v := b.cfg.Local; v != nil {
+		local = v.id
+		if m := v.memory.Load(); m != nil { // the only one that is ever answered from, but for those loaded after this
+			v.reaches(ctx, m, wanted, b.cfg.Now().Add(barrierPoll))
+			applied = m.applied.Load()
+		}
+	}
+	err = b.cfg.Pool.QueryRow(ctx, sqlLaggard, int64(math.MaxInt64), allowance, local, applied).Scan(&position)
 	return position, err
 }
 
