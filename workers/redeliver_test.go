@@ -110,6 +110,27 @@ func TestGoneDisables(t *testing.T) {
 	}
 }
 
+// A rotation that could not begin, because its endpoint took nothing, begins as soon as it does again: not at the next look,
+// which is up to an hour away.
+func TestBlockedRotationBeginsAtOnce(t *testing.T) {
+	t.Parallel()
+	h := newHooks(t)
+	endpoint := h.register(t, h.receiver, domain.SecretPlain, domain.AckAccepted)
+	if _, err := h.service.DisableEndpoint(t.Context(), h.tenant, endpoint, "by hand"); err != nil {
+		t.Fatal(err)
+	}
+	key := h.rotating(t, endpoint)
+	h.await(t, "1", `SELECT count(*)::text FROM events WHERE type = 'RotationBlocked'`)
+	// As after half a day of looks in vain.
+	h.await(t, "true", `UPDATE due_work SET attempts = 12, scan_at = now() + interval '1 hour'
+		WHERE kind = 'rotate' AND lineage_id = $1 AND attempts > 0 RETURNING 'true'`, key.Key.LineageID)
+	if _, err := h.service.EnableEndpoint(t.Context(), h.tenant, endpoint); err != nil {
+		t.Fatal(err)
+	}
+	h.verify(t, endpoint)
+	h.rotation(t, key, "overlap")
+}
+
 // R-38: what is meant for a paused endpoint is held, and arrives in its order once it is resumed; a span can be replayed.
 func TestHeldAndReplayed(t *testing.T) {
 	t.Parallel()
