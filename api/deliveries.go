@@ -84,12 +84,7 @@ type listDeliveriesInput struct {
 	ProjectID  domain.ProjectID  `query:"project_id" doc:"Only of this project"`
 }
 
-type deliveriesOutput struct {
-	Link string         `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []DeliveryBody `nullable:"false"`
-}
-
-func (s *server) listDeliveries(ctx context.Context, in *listDeliveriesInput) (*deliveriesOutput, error) {
+func (s *server) listDeliveries(ctx context.Context, in *listDeliveriesInput) (*surface.List[DeliveryBody], error) {
 	if in.State != "" && !slices.Contains(projections.DeliveryStates(), in.State) {
 		return nil, domain.InvalidField("state", "is not a state of a delivery", "choose from "+strings.Join(projections.DeliveryStates(), ", "))
 	}
@@ -109,13 +104,8 @@ func (s *server) listDeliveries(ctx context.Context, in *listDeliveriesInput) (*
 	if err != nil {
 		return nil, err
 	}
-	out := &deliveriesOutput{Body: []DeliveryBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/deliveries", found, func(d *projections.Delivery) string { return string(d.ID) },
-		url.Values{"state": {in.State}, "endpoint_id": {string(in.EndpointID)}, "project_id": {string(in.ProjectID)}})
-	for _, d := range found {
-		out.Body = append(out.Body, bodyOfDelivery(d))
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/deliveries", found, func(d *projections.Delivery) string { return string(d.ID) },
+		url.Values{"state": {in.State}, "endpoint_id": {string(in.EndpointID)}, "project_id": {string(in.ProjectID)}}, bodyOfDelivery), nil
 }
 
 // DeliveryPath is the delivery that a path names. It is exported because huma fills embedded fields only then.

@@ -116,12 +116,7 @@ type listEndpointsInput struct {
 	ProjectID domain.ProjectID `query:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a" doc:"Only of this project"`
 }
 
-type endpointsOutput struct {
-	Link string         `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []EndpointBody `nullable:"false"`
-}
-
-func (s *server) listEndpoints(ctx context.Context, in *listEndpointsInput) (*endpointsOutput, error) {
+func (s *server) listEndpoints(ctx context.Context, in *listEndpointsInput) (*surface.List[EndpointBody], error) {
 	if err := in.Check(domain.PrefixEndpoint); err != nil {
 		return nil, err
 	}
@@ -136,13 +131,9 @@ func (s *server) listEndpoints(ctx context.Context, in *listEndpointsInput) (*en
 	if err != nil {
 		return nil, err
 	}
-	out := &endpointsOutput{Body: []EndpointBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/webhook-endpoints", found,
-		func(e *projections.Endpoint) string { return string(e.ID) }, url.Values{"project_id": {string(in.ProjectID)}})
-	for _, e := range found {
-		out.Body = append(out.Body, bodyOfEndpoint(e, s.Now()).listed())
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/webhook-endpoints", found,
+		func(e *projections.Endpoint) string { return string(e.ID) }, url.Values{"project_id": {string(in.ProjectID)}},
+		func(e *projections.Endpoint) EndpointBody { return bodyOfEndpoint(e, s.Now()).listed() }), nil
 }
 
 func (s *server) getEndpoint(ctx context.Context, in *EndpointPath) (*endpointOutput, error) {

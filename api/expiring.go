@@ -21,7 +21,7 @@ type expiringKeysInput struct {
 }
 
 // expiringKeys lists live keys that will end, soonest first.
-func (s *server) expiringKeys(ctx context.Context, in *expiringKeysInput) (*keysOutput, error) {
+func (s *server) expiringKeys(ctx context.Context, in *expiringKeysInput) (*surface.List[KeyBody], error) {
 	after, err := parseExpiry(in.Cursor)
 	if err != nil {
 		return nil, err
@@ -39,13 +39,9 @@ func (s *server) expiringKeys(ctx context.Context, in *expiringKeysInput) (*keys
 	if err != nil {
 		return nil, err
 	}
-	out := &keysOutput{Body: []KeyBody{}}
-	keys, out.Link = surface.Cut(in.PageInput, "/v1/api-keys/expiring-soon", keys, cursorOfExpiry,
-		url.Values{"within_days": {strconv.Itoa(in.WithinDays)}, "project_id": {string(in.ProjectID)}})
-	for _, k := range keys {
-		out.Body = append(out.Body, bodyOf(k, now))
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/api-keys/expiring-soon", keys, cursorOfExpiry,
+		url.Values{"within_days": {strconv.Itoa(in.WithinDays)}, "project_id": {string(in.ProjectID)}},
+		func(k *projections.Key) KeyBody { return bodyOf(k, now) }), nil
 }
 
 // cursorOfExpiry names the place of a key in the list.

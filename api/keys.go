@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
-	"fmt"
 	"net/url"
 	"time"
 
@@ -79,12 +78,7 @@ type listKeysInput struct {
 	IncludeRevoked bool                 `query:"include_revoked" doc:"Also revoked, expired and retired keys"`
 }
 
-type keysOutput struct {
-	Link string    `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []KeyBody `nullable:"false"`
-}
-
-func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, error) {
+func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*surface.List[KeyBody], error) {
 	if err := cmp.Or(
 		in.Check(domain.PrefixKey),
 		surface.CheckFilter("environment_id", domain.PrefixEnvironment, string(in.EnvironmentID)),
@@ -102,22 +96,14 @@ func (s *server) listKeys(ctx context.Context, in *listKeysInput) (*keysOutput, 
 	if err != nil {
 		return nil, err
 	}
-	out := &keysOutput{Body: []KeyBody{}}
-	if len(keys) > in.Limit {
-		keys = keys[:in.Limit]
-		query := url.Values{
-			"project_id": {string(in.ProjectID)}, "environment_id": {string(in.EnvironmentID)}, "lineage_id": {string(in.LineageID)},
-			"limit": {fmt.Sprint(in.Limit)},
-		}
-		if in.IncludeRevoked {
-			query.Set("include_revoked", "true")
-		}
-		out.Link = surface.NextLink("/v1/api-keys", string(keys[len(keys)-1].ID), query)
+	query := url.Values{
+		"project_id": {string(in.ProjectID)}, "environment_id": {string(in.EnvironmentID)}, "lineage_id": {string(in.LineageID)},
 	}
-	for _, k := range keys {
-		out.Body = append(out.Body, bodyOf(k, s.Now()))
+	if in.IncludeRevoked {
+		query.Set("include_revoked", "true")
 	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/api-keys", keys, func(k *projections.Key) string { return string(k.ID) }, query,
+		func(k *projections.Key) KeyBody { return bodyOf(k, s.Now()) }), nil
 }
 
 func (s *server) getKey(ctx context.Context, in *KeyPath) (*keyOutput, error) {

@@ -40,21 +40,13 @@ func bodyOfRotation(r *projections.Rotation) rotationBody {
 	b := rotationBody{
 		ID: r.ID, LineageID: r.LineageID, OrganizationID: r.OrganizationID, ProjectID: r.ProjectID, State: r.State, Trigger: r.Trigger,
 		PreviousKeyID: r.FromKeyID, KeyID: r.ToKeyID, Generation: r.Generation, GraceSeconds: r.GraceSeconds,
-		EndpointID: nonZero(r.EndpointID), AckLevel: nonZero(r.AckLevel), StartedAt: r.StartedAt, AcknowledgedAt: r.AcknowledgedAt,
-		DeadlineAt: r.Deadline, Overdue: r.Overdue, GraceExpiresAt: r.GraceExpiresAt, EndedAt: r.EndedAt, Reason: nonZero(r.Reason),
+		EndpointID: orNull(r.EndpointID), AckLevel: orNull(r.AckLevel), StartedAt: r.StartedAt, AcknowledgedAt: r.AcknowledgedAt,
+		DeadlineAt: r.Deadline, Overdue: r.Overdue, GraceExpiresAt: r.GraceExpiresAt, EndedAt: r.EndedAt, Reason: orNull(r.Reason),
 	}
 	if r.EndpointID != "" {
-		b.AckDemand = nonZero(cmp.Or(r.Demand, domain.AckAccepted))
+		b.AckDemand = orNull(cmp.Or(r.Demand, domain.AckAccepted))
 	}
 	return b
-}
-
-func nonZero[T comparable](v T) *T {
-	var zero T
-	if v == zero {
-		return nil
-	}
-	return &v
 }
 
 type rotationOutput struct {
@@ -78,12 +70,7 @@ type listRotationsInput struct {
 	State     domain.RotationState `query:"state" enum:"delivering,stalled,overlap,completed,cancelled,superseded,aborted,rolled_back" doc:"Only in this state"`
 }
 
-type rotationsOutput struct {
-	Link string         `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []rotationBody `nullable:"false"`
-}
-
-func (s *server) listRotations(ctx context.Context, in *listRotationsInput) (*rotationsOutput, error) {
+func (s *server) listRotations(ctx context.Context, in *listRotationsInput) (*surface.List[rotationBody], error) {
 	if err := cmp.Or(
 		in.Check(domain.PrefixRotation),
 		surface.CheckFilter("project_id", domain.PrefixProject, string(in.ProjectID)),
@@ -98,14 +85,9 @@ func (s *server) listRotations(ctx context.Context, in *listRotationsInput) (*ro
 	if err != nil {
 		return nil, err
 	}
-	out := &rotationsOutput{Body: []rotationBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/rotations", found, func(r *projections.Rotation) string { return string(r.ID) }, url.Values{
+	return surface.ListOf(in.PageInput, "/v1/rotations", found, func(r *projections.Rotation) string { return string(r.ID) }, url.Values{
 		"project_id": {string(in.ProjectID)}, "lineage_id": {string(in.LineageID)}, "state": {string(in.State)},
-	})
-	for _, r := range found {
-		out.Body = append(out.Body, bodyOfRotation(r))
-	}
-	return out, nil
+	}, bodyOfRotation), nil
 }
 
 func (s *server) getRotation(ctx context.Context, in *RotationPath) (*rotationOutput, error) {

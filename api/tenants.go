@@ -26,13 +26,8 @@ func bodyOfOrganization(o *projections.Organization) OrganizationBody {
 
 type listOrganizationsInput struct{ surface.PageInput }
 
-type organizationsOutput struct {
-	Link string             `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []OrganizationBody `nullable:"false"`
-}
-
 // listOrganizations shows an operator all organizations, and everybody else their own.
-func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInput) (*organizationsOutput, error) {
+func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInput) (*surface.List[OrganizationBody], error) {
 	if err := in.Check(domain.PrefixOrganization); err != nil {
 		return nil, err
 	}
@@ -40,12 +35,7 @@ func (s *server) listOrganizations(ctx context.Context, in *listOrganizationsInp
 	if err != nil {
 		return nil, err
 	}
-	out := &organizationsOutput{Body: []OrganizationBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{})
-	for _, o := range found {
-		out.Body = append(out.Body, bodyOfOrganization(o))
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/organizations", found, func(o *projections.Organization) string { return string(o.ID) }, url.Values{}, bodyOfOrganization), nil
 }
 
 func (s *server) organizations(ctx context.Context, page projections.Page) ([]*projections.Organization, error) {
@@ -163,12 +153,7 @@ type listEnvironmentsInput struct {
 	ProjectID domain.ProjectID `query:"project_id" doc:"Only of this project"`
 }
 
-type environmentsOutput struct {
-	Link string            `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []environmentBody `nullable:"false"`
-}
-
-func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput) (*environmentsOutput, error) {
+func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput) (*surface.List[environmentBody], error) {
 	err := cmp.Or(in.Check(domain.PrefixEnvironment), surface.CheckFilter("project_id", domain.PrefixProject, string(in.ProjectID)))
 	if err != nil {
 		return nil, err
@@ -177,13 +162,8 @@ func (s *server) listEnvironments(ctx context.Context, in *listEnvironmentsInput
 	if err != nil {
 		return nil, err
 	}
-	out := &environmentsOutput{Body: []environmentBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/environments", found, func(e *projections.Environment) string { return string(e.ID) },
-		url.Values{"project_id": {string(in.ProjectID)}})
-	for _, e := range found {
-		out.Body = append(out.Body, bodyOfEnvironment(e))
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/environments", found, func(e *projections.Environment) string { return string(e.ID) },
+		url.Values{"project_id": {string(in.ProjectID)}}, bodyOfEnvironment), nil
 }
 
 type environmentPath struct {

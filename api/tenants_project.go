@@ -27,12 +27,7 @@ func bodyOfProject(p *projections.Project) projectBody {
 
 type listProjectsInput struct{ surface.PageInput }
 
-type projectsOutput struct {
-	Link string        `header:"Link" doc:"The next page, rel=next; absent on the last one"`
-	Body []projectBody `nullable:"false"`
-}
-
-func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*projectsOutput, error) {
+func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*surface.List[projectBody], error) {
 	if err := in.Check(domain.PrefixProject); err != nil {
 		return nil, err
 	}
@@ -40,12 +35,7 @@ func (s *server) listProjects(ctx context.Context, in *listProjectsInput) (*proj
 	if err != nil {
 		return nil, err
 	}
-	out := &projectsOutput{Body: []projectBody{}}
-	found, out.Link = surface.Cut(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{})
-	for _, p := range found {
-		out.Body = append(out.Body, bodyOfProject(p))
-	}
-	return out, nil
+	return surface.ListOf(in.PageInput, "/v1/projects", found, func(p *projections.Project) string { return string(p.ID) }, url.Values{}, bodyOfProject), nil
 }
 
 // project returns a project in the caller's reach; a foreign one is not found, exactly like an unknown one.

@@ -37,6 +37,22 @@ func Cut[T any](p PageInput, path string, list []T, id func(T) string, query url
 	return list, NextLink(path, id(list[len(list)-1]), query)
 }
 
+// List is an answer with a part of a list.
+type List[B any] struct {
+	Link string `header:"Link" doc:"The next page, rel=next; absent on the last one"`
+	Body []B    `nullable:"false"`
+}
+
+// ListOf shows what was found, up to the limit. A query repeats the request's filters for the link to the rest.
+func ListOf[T, B any](p PageInput, path string, found []T, id func(T) string, query url.Values, body func(T) B) *List[B] {
+	found, link := Cut(p, path, found, id, query)
+	out := &List[B]{Link: link, Body: make([]B, 0, len(found))}
+	for _, one := range found {
+		out.Body = append(out.Body, body(one))
+	}
+	return out
+}
+
 // CheckFilter refuses what cannot be an id; an id that is unknown selects nothing.
 func CheckFilter(field, prefix, id string) error {
 	if id == "" || domain.ValidID(prefix, id) {
