@@ -17,6 +17,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 	"go.uber.org/goleak"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // Every start, stop and crash below is of a real server. Most begin with a copy of one finished folder,
@@ -286,7 +288,7 @@ func testPgLostPassword(t *testing.T, template string) {
 func requirePg(t *testing.T) {
 	t.Helper()
 	if _, err := FindPostgres(""); errors.Is(err, ErrNoPostgres) {
-		if os.Getenv("REKEY_TEST_REQUIRE") == "1" {
+		if tooltest.Required() {
 			t.Fatal(err)
 		}
 		t.Skip(err)

@@ -20,6 +20,7 @@ import (
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/internal/seal"
+	"github.com/rekeyhq/rekey/internal/tooltest"
 	"github.com/rekeyhq/rekey/projections"
 )
 
@@ -218,7 +219,7 @@ func (c *canary) signingKeys(t *testing.T) {
 func pgDump(t *testing.T, dir string) string {
 	t.Helper()
 	tool, err := exec.LookPath("pg_dump")
-	if err != nil && os.Getenv("REKEY_TEST_REQUIRE") != "1" {
+	if err != nil && !tooltest.Required() {
 		return "" // the rows have been looked at
 	}
 	databaseURL, urlErr := envDatabaseURL(dir)

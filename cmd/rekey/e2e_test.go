@@ -13,6 +13,8 @@ import (
 
 	gocmp "github.com/google/go-cmp/cmp"
 	"github.com/nats-io/nats.go"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // received is what receiver.mjs prints of a request.
@@ -41,7 +43,7 @@ type heard struct {
 // libraries that users take.
 func TestLifecycle(t *testing.T) {
 	t.Parallel()
-	installNode(t, nodeFolder)
+	tooltest.NodePackages(t, nodeFolder)
 	r := start(t)
 	receiver := startNode(t, "receiver.mjs")
 	url := awaitSaid(t, receiver, "the receiver's address", 1, func(m received) bool { return m.URL != "" })[0].URL

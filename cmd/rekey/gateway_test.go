@@ -14,6 +14,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // toyBackend is a service behind a gateway. It answers with the headers that reached it.
@@ -42,7 +44,7 @@ func startNginx(t *testing.T, rekey, backend, key string) (url, dir string) {
 	t.Helper()
 	path, err := exec.LookPath("nginx")
 	if err != nil {
-		needed(t, "nginx; scripts/ensure-nginx.sh installs it")
+		tooltest.Missing(t, "nginx; scripts/ensure-nginx.sh installs it")
 	}
 	docs, err := os.ReadFile("../../docs/gateways.md")
 	if err != nil {

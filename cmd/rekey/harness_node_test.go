@@ -2,18 +2,12 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
-	"errors"
 	"io"
-	"io/fs"
 	"os"
 	"os/exec"
-	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 )
 
 // The folders of programs that run in Node.js, with the packages that each needs.
@@ -21,40 +15,6 @@ const (
 	nodeFolder    = "testdata/node"
 	openAPIFolder = "testdata/openapi"
 )
-
-var nodeInstall sync.Mutex
-
-// installNode installs what a folder's lock file says, once.
-func installNode(t testing.TB, folder string) {
-	t.Helper()
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			needed(t, tool)
-		}
-	}
-	nodeInstall.Lock()
-	defer nodeInstall.Unlock()
-	lock, err := os.Stat(filepath.Join(folder, "package-lock.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// npm writes this file last: without it the installation is half of one, and an older one is of another lock file.
-	done, err := os.Stat(filepath.Join(folder, "node_modules", ".package-lock.json"))
-	if err == nil && !done.ModTime().Before(lock.ModTime()) {
-		return
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
-	npm.Dir = folder
-	if out, err := npm.CombinedOutput(); err != nil {
-		t.Logf("npm ci: %v\n%s", err, out)
-		needed(t, "the npm packages of "+folder)
-	}
-}
 
 // node is a program in JavaScript that prints lines of JSON.
 type node struct {

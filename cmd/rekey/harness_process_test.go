@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // binary is the program as users run it, built once for all tests that need a process of its own.
@@ -113,7 +115,7 @@ func (c *child) awaitReady(t testing.TB) (map[string]string, time.Duration) {
 	within(t, 2*patience, "the ready line", func() bool { return strings.HasSuffix(c.out.String(), "\n") || c.hasExited() })
 	if c.hasExited() {
 		if bytes.Contains([]byte(c.errs.String()), []byte("no PostgreSQL")) {
-			needed(t, "Postgres")
+			tooltest.Missing(t, "Postgres")
 		}
 		t.Fatalf("rekey ended before it was ready: %s", c.errs.tail())
 	}

@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/rekeyhq/rekey/embedded"
+	"github.com/rekeyhq/rekey/internal/tooltest"
 	"github.com/rekeyhq/rekey/internal/webhook"
 )
 
@@ -35,15 +36,6 @@ func TestMain(m *testing.M) {
 	code := m.Run()
 	binary.remove()
 	os.Exit(code)
-}
-
-// needed ends a test whose outside tool is missing: it is skipped, unless the machine promises to have everything.
-func needed(t testing.TB, what string) {
-	t.Helper()
-	if os.Getenv("REKEY_TEST_REQUIRE") == "1" {
-		t.Fatalf("missing: %s", what)
-	}
-	t.Skipf("missing: %s", what)
 }
 
 // patience is for a broken test only; the machine may be slow and shared.
@@ -152,7 +144,7 @@ func start(t testing.TB, adjust ...func(*Config)) *instance {
 	t.Helper()
 	i, err := tryStart(t, adjust...)
 	if errors.Is(err, embedded.ErrNoPostgres) {
-		needed(t, err.Error())
+		tooltest.Missing(t, err.Error())
 	}
 	if err != nil {
 		t.Fatalf("start: %v", err)

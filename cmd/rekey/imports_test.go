@@ -21,6 +21,7 @@ var mayImport = map[string][]string{
 	"internal/load":         {},
 	"internal/github":       {},
 	"internal/clientip":     {},
+	"internal/tooltest":     {},
 	"internal/webhook":      {},
 	"migrations":            {},
 	"eventstore":            {"domain", "internal/lately", "internal/signal"},
@@ -36,7 +37,7 @@ var mayImport = map[string][]string{
 	"embedded":              {},
 	"client":                {"domain"},
 	"client/embedded":       {"client", "domain", "eventstore", "projections", "projections/verifier"},
-	"migrations/dbtest":     {"migrations", "embedded"},
+	"migrations/dbtest":     {"migrations", "embedded", "internal/tooltest"},
 	"cmd/rekey":             {"domain", "eventstore", "projections", "projections/verifier", "commands", "api", "workers", "migrations", "embedded", "client", "client/embedded", "internal/seal", "internal/webhook", "internal/load", "internal/github", "internal/clientip"},
 	"embedded/embeddedtest": {"embedded"},
 }

@@ -11,6 +11,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // TestJudgedByOthers has everything that a running rekey says to receivers judged by what others wrote: npm's
@@ -18,7 +20,7 @@ import (
 // node's own ed25519 verifies v1a, and @hpke/core opens what is sealed.
 func TestJudgedByOthers(t *testing.T) {
 	t.Parallel()
-	installNode(t, nodeFolder)
+	tooltest.NodePackages(t, nodeFolder)
 	o := startOutsider(t, start(t))
 	plain := o.register(t, "/plain", nil)
 	sealed := o.register(t, "/sealed", map[string]any{"secret_mode": "sealed", "receiver_public_key": o.publicKey, "ack_level": "proof"})

@@ -15,13 +15,15 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // TestOpenAPI has outsiders judge the documents of a running rekey: a linter reads each, and clients in TypeScript do what
 // users do, with types that were generated from it. A document without a client fails the test.
 func TestOpenAPI(t *testing.T) {
 	t.Parallel()
-	installNode(t, openAPIFolder)
+	tooltest.NodePackages(t, openAPIFolder)
 	o := &openAPI{rekey: start(t), dir: t.TempDir()}
 	o.prepare(t)
 	names := o.fetch(t)

@@ -20,6 +20,7 @@ import (
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/embedded"
+	"github.com/rekeyhq/rekey/internal/tooltest"
 	"github.com/rekeyhq/rekey/migrations"
 )
 
@@ -133,7 +134,7 @@ func (c *cluster) startPostgres(t testing.TB) {
 	defer c.mu.Unlock()
 	postgres, err := embedded.StartPostgres(context.Background(), embedded.PostgresConfig{Dir: filepath.Join(c.dir, "postgres"), MaxConnections: 250})
 	if errors.Is(err, embedded.ErrNoPostgres) {
-		needed(t, err.Error())
+		tooltest.Missing(t, err.Error())
 	}
 	if err != nil {
 		t.Errorf("start Postgres: %v", err)

@@ -3,7 +3,6 @@ package webhook
 import (
 	"flag"
 	"net/http"
-	"os"
 	"testing"
 	"time"
 
@@ -13,15 +12,6 @@ import (
 var update = flag.Bool("update", false, "rewrite the golden files in testdata")
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
-
-// needed ends a test whose outside tool is missing: it is skipped, unless the machine promises to have everything.
-func needed(t *testing.T, what string) {
-	t.Helper()
-	if os.Getenv("REKEY_TEST_REQUIRE") == "1" {
-		t.Fatalf("missing: %s", what)
-	}
-	t.Skipf("missing: %s", what)
-}
 
 func newSecret(t testing.TB) Secret {
 	t.Helper()

@@ -5,17 +5,14 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"net/http"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"testing"
 	"time"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 const nodeFolder = "testdata/node"
@@ -54,7 +51,7 @@ func nodeHeaders(headers http.Header) map[string]string {
 // and those that most receivers use.
 func TestNode_LibrariesJudge(t *testing.T) {
 	t.Parallel()
-	installNodeJudge(t)
+	tooltest.NodePackages(t, nodeFolder)
 	current, previous, other := newSecret(t), newSecret(t), newSecret(t)
 	shortest, odd := parseSecret(t, "whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 24))),
 		parseSecret(t, "whsec_"+base64.StdEncoding.EncodeToString(make([]byte, 25)))
@@ -115,7 +112,7 @@ func asymmetricCases(t *testing.T, current, previous Secret, now time.Time, body
 // plain ed25519 verifies v1a, through a change of keys and beside v1.
 func TestNode_Ed25519Judges(t *testing.T) {
 	t.Parallel()
-	installNodeJudge(t)
+	tooltest.NodePackages(t, nodeFolder)
 	newKey, oldKey, shared, now := newSigningKey(t), newSigningKey(t), newSecret(t), time.Now()
 	body, err := EndpointTest(now, "ep_é")
 	if err != nil {
@@ -163,7 +160,7 @@ type openVerdict struct {
 // node then computes is the one whose hash is stored.
 func TestNode_HPKEOpens(t *testing.T) {
 	t.Parallel()
-	installNodeJudge(t)
+	tooltest.NodePackages(t, nodeFolder)
 	key, other, r := newReceiverKey(t), newReceiverKey(t), sealableRotation()
 	const secret = "rk_live_cänary0123456789"
 	sealed, err := SealSecret(key.Public(), r, testID, secret)
@@ -223,38 +220,4 @@ func runNode[Verdict, Case any](t *testing.T, script string, cases []Case) []Ver
 		t.Fatalf("node answered %q: %v", output, err)
 	}
 	return verdicts
-}
-
-var nodeInstall sync.Mutex
-
-// installNodeJudge installs the libraries once, by the lock file.
-func installNodeJudge(t *testing.T) {
-	t.Helper()
-	for _, tool := range []string{"node", "npm"} {
-		if _, err := exec.LookPath(tool); err != nil {
-			needed(t, tool)
-		}
-	}
-	nodeInstall.Lock()
-	defer nodeInstall.Unlock()
-	lock, err := os.Stat(filepath.Join(nodeFolder, "package-lock.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// npm writes this file last: without it the installation is half of one, and an older one is of another lock file.
-	done, err := os.Stat(filepath.Join(nodeFolder, "node_modules", ".package-lock.json"))
-	if err == nil && !done.ModTime().Before(lock.ModTime()) {
-		return
-	}
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
-	defer cancel()
-	npm := exec.CommandContext(ctx, "npm", "ci", "--omit=dev", "--ignore-scripts", "--no-audit", "--no-fund")
-	npm.Dir = nodeFolder
-	if output, err := npm.CombinedOutput(); err != nil {
-		t.Logf("npm ci: %v\n%s", err, output)
-		needed(t, "the npm packages of "+nodeFolder)
-	}
 }

@@ -7,13 +7,15 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/rekeyhq/rekey/internal/tooltest"
 )
 
 // R-1: both libraries verify every body that is frozen in testdata, which is every type of message, with each live secret,
 // and refuse it once a byte was changed.
 func TestNode_EveryTypeIsVerified(t *testing.T) {
 	t.Parallel()
-	installNodeJudge(t)
+	tooltest.NodePackages(t, nodeFolder)
 	files, err := filepath.Glob("testdata/*.json")
 	if err != nil || len(files) < 10 {
 		t.Fatalf("%d bodies, %v", len(files), err)

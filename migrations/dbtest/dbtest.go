@@ -22,6 +22,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"github.com/rekeyhq/rekey/embedded"
+	"github.com/rekeyhq/rekey/internal/tooltest"
 	"github.com/rekeyhq/rekey/migrations"
 )
 
@@ -55,7 +56,7 @@ func Main(m *testing.M) {
 func New(t testing.TB) *DB {
 	t.Helper()
 	server.once.Do(start)
-	if errors.Is(server.err, embedded.ErrNoPostgres) && os.Getenv("REKEY_TEST_REQUIRE") != "1" {
+	if errors.Is(server.err, embedded.ErrNoPostgres) && !tooltest.Required() {
 		t.Skip(server.err)
 	}
 	if server.err != nil {
