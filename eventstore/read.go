@@ -71,7 +71,9 @@ func ReadStream(ctx context.Context, q Querier, streamID string, after int64, li
 // Statements for folding the log stream by stream; their rows go through Collect.
 const (
 	SelectByStream = `SELECT ` + RecordColumns + ` FROM events WHERE lane = 1 ORDER BY stream_id, version`
-	SelectStreams  = `SELECT ` + RecordColumns + ` FROM events WHERE lane = 1 AND stream_id = ANY($1) ORDER BY stream_id, version`
+	// The partition is named, because a condition on the lane makes Postgres combine the stream's index with the whole of
+	// another one.
+	SelectStreams = `SELECT ` + RecordColumns + ` FROM events_lifecycle WHERE stream_id >= $1 AND stream_id <= $2 ORDER BY stream_id, version`
 )
 
 // Collect reads the records of a statement of this package, or of a cursor over one.

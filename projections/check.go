@@ -192,8 +192,8 @@ func copyRows[R any](ctx context.Context, tx pgx.Tx, t table[R], buffer *[]*R, o
 	if len(*buffer) <= over {
 		return nil
 	}
-	if _, err := tx.CopyFrom(ctx, pgx.Identifier{"folded_" + t.name}, t.names(), t.copySource(*buffer)); err != nil {
-		return fmt.Errorf("copy folded rows of %s: %w", t.name, err)
+	if err := t.copyInto(ctx, tx, "folded_"+t.name, *buffer); err != nil {
+		return err
 	}
 	*buffer = (*buffer)[:0]
 	return nil

@@ -30,9 +30,10 @@ var (
 // Statements are built once.
 var (
 	sqlUpsertKeys          = keyTable.upsert()
+	sqlMendKeys            = keyTable.mend()
 	sqlInsertKeys          = keyTable.insert()
 	sqlUpdateKeys          = keyProgress.update()
-	sqlUpsertRotations     = rotationTable.upsert()
+	sqlMendRotations       = rotationTable.mend()
 	sqlInsertRotations     = rotationTable.insert()
 	sqlUpdateRotations     = rotationProgress.update()
 	sqlUpsertOrganizations = organizationTable.upsert()
@@ -59,7 +60,6 @@ type rows struct {
 	edited        map[domain.LineageID]bool // lineages whose settings changed
 	freshKeys     map[domain.KeyID]bool     // made by these events: the table has no such row
 	freshTurns    map[domain.RotationID]bool
-	whole         bool // write every row in full: what the table has is not known
 	settled       map[domain.RotationID]bool
 	abandoned     map[domain.RotationID]bool
 	organizations map[domain.OrganizationID]*Organization
@@ -129,10 +129,7 @@ func (r *rows) lineage(event domain.Event, l *domain.Lineage) {
 
 // Queue adds the statements that write the rows.
 func (r *rows) Queue(batch *pgx.Batch) error {
-	organizationTable.queue(batch, sqlUpsertOrganizations, sorted(r.organizations))
-	projectTable.queue(batch, sqlUpsertProjects, sorted(r.projects))
-	environmentTable.queue(batch, sqlUpsertEnvironments, sorted(r.environments))
-	endpointTable.queue(batch, sqlUpsertEndpoints, sorted(r.endpoints))
+	r.queueTenants(batch)
 	r.queueKeys(batch)
 	r.queueRotations(batch)
 	r.queueDue(batch)
@@ -140,12 +137,20 @@ func (r *rows) Queue(batch *pgx.Batch) error {
 	return nil
 }
 
+// queueTenants writes what keys belong to and are delivered to.
+func (r *rows) queueTenants(batch *pgx.Batch) {
+	organizationTable.queue(batch, sqlUpsertOrganizations, sorted(r.organizations))
+	projectTable.queue(batch, sqlUpsertProjects, sorted(r.projects))
+	environmentTable.queue(batch, sqlUpsertEnvironments, sorted(r.environments))
+	endpointTable.queue(batch, sqlUpsertEndpoints, sorted(r.endpoints))
+}
+
 // queueKeys writes new rows whole, of the others what moved on, and after an edit all.
 func (r *rows) queueKeys(batch *pgx.Batch) {
 	var fresh, moved, full []*Key
 	for _, k := range sorted(r.keys) {
 		switch {
-		case r.whole, r.edited[k.LineageID] && !r.freshKeys[k.ID]:
+		case r.edited[k.LineageID] && !r.freshKeys[k.ID]:
 			full = append(full, k)
 		case r.freshKeys[k.ID]:
 			fresh = append(fresh, k)
@@ -161,20 +166,16 @@ func (r *rows) queueKeys(batch *pgx.Batch) {
 
 // queueRotations writes what moved on first: of a lineage one rotation at a time may wait, and a new one may take its turn.
 func (r *rows) queueRotations(batch *pgx.Batch) {
-	var fresh, moved, full []*Rotation
+	var fresh, moved []*Rotation
 	for _, turn := range sorted(r.rotations) {
-		switch {
-		case r.whole:
-			full = append(full, turn)
-		case r.freshTurns[turn.ID]:
+		if r.freshTurns[turn.ID] {
 			fresh = append(fresh, turn)
-		default:
+		} else {
 			moved = append(moved, turn)
 		}
 	}
 	rotationProgress.queue(batch, sqlUpdateRotations, moved)
 	rotationTable.queue(batch, sqlInsertRotations, fresh)
-	rotationTable.queue(batch, sqlUpsertRotations, full)
 }
 
 // queueDue replaces the due work of the lineages that moved.
@@ -233,17 +234,4 @@ func sorted[K cmp.Ordered, R any](rows map[K]*R) []*R {
 		out = append(out, rows[id])
 	}
 	return out
-}
-
-// merge takes the rows of another stream over.
-func (r *rows) merge(other *rows) {
-	maps.Copy(r.keys, other.keys)
-	maps.Copy(r.rotations, other.rotations)
-	maps.Copy(r.due, other.due)
-	maps.Copy(r.settled, other.settled)
-	maps.Copy(r.abandoned, other.abandoned)
-	maps.Copy(r.organizations, other.organizations)
-	maps.Copy(r.projects, other.projects)
-	maps.Copy(r.environments, other.environments)
-	maps.Copy(r.endpoints, other.endpoints)
 }

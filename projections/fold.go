@@ -7,7 +7,7 @@ import (
 	"github.com/rekeyhq/rekey/eventstore"
 )
 
-// folded is one stream folded from its first event, with all rows that it ever made.
+// folded is one stream folded from its first event, with all rows that it ever made, if they are kept apart.
 type folded struct {
 	streamID string
 	state    domain.State
@@ -17,6 +17,7 @@ type folded struct {
 // folder folds records that come ordered by stream and version, one stream after the other, and hands each over.
 type folder struct {
 	current *folded
+	all     *rows // takes the rows of every stream; nil: each has its own
 	done    func(*folded) error
 }
 
@@ -30,7 +31,10 @@ func (f *folder) add(r eventstore.Record) error {
 		if err != nil {
 			return err
 		}
-		f.current = &folded{streamID: r.StreamID, state: state, rows: newRows()}
+		f.current = &folded{streamID: r.StreamID, state: state, rows: f.all}
+		if f.all == nil {
+			f.current.rows = newRows()
+		}
 	}
 	if want := f.current.state.StreamVersion() + 1; r.Version != want {
 		return fmt.Errorf("the log is broken: stream %s has version %d where %d must be", r.StreamID, r.Version, want)

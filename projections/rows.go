@@ -30,6 +30,13 @@ const sqlInsertDue = `INSERT INTO due_work (lineage_id, kind, key_id, due_at, sc
 	FROM unnest($1::text[], $2::text[], $3::text[], $4::timestamptz[], $5::text[], $6::text[])
 		AS r(lineage_id, kind, key_id, due_at, project_id, endpoint_id)`
 
+// newDueTable are the rows that sqlInsertDue makes.
+var newDueTable = table[dueRow]{
+	name:    dueTable.name,
+	key:     dueTable.key,
+	columns: append(slices.Clone(dueTable.columns), col("scan_at", "timestamptz", func(r *dueRow) time.Time { return r.At })),
+}
+
 // Organization is a tenant.
 type Organization struct {
 	ID               domain.OrganizationID

@@ -1,6 +1,7 @@
 package projections
 
 import (
+	"context"
 	"fmt"
 	"slices"
 	"strings"
@@ -68,18 +69,33 @@ func (t table[R]) insert() string {
 }
 
 // upsert is the statement for rows that may be there.
-func (t table[R]) upsert() string {
-	return fmt.Sprintf("%s ON CONFLICT (%s) DO UPDATE SET %s", t.insert(), strings.Join(t.key, ", "), t.sets("excluded.%s"))
+func (t table[R]) upsert() string { return t.insert() + t.orUpdate() }
+
+// mend is the statement for rows that may be there and are mostly right: those are only read.
+func (t table[R]) mend() string {
+	values, _ := t.unnest()
+	return fmt.Sprintf("%s WHERE NOT EXISTS (SELECT FROM %s t WHERE %s AND (t.%s) IS NOT DISTINCT FROM (%s))%s",
+		t.insert(), t.name, t.match(), strings.Join(t.names(), ", t."), values, t.orUpdate())
+}
+
+// orUpdate writes a row over the one that is there.
+func (t table[R]) orUpdate() string {
+	return fmt.Sprintf(" ON CONFLICT (%s) DO UPDATE SET %s", strings.Join(t.key, ", "), t.sets("excluded.%s"))
 }
 
 // update is the statement for rows that are there.
 func (t table[R]) update() string {
 	_, source := t.unnest()
+	return fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", t.name, t.sets("r.%s"), source, t.match())
+}
+
+// match finds the row t that a row r is to replace.
+func (t table[R]) match() string {
 	var match []string
 	for _, name := range t.key {
 		match = append(match, fmt.Sprintf("t.%s = r.%s", name, name))
 	}
-	return fmt.Sprintf("UPDATE %s t SET %s FROM %s WHERE %s", t.name, t.sets("r.%s"), source, strings.Join(match, " AND "))
+	return strings.Join(match, " AND ")
 }
 
 // sets assigns every column that is not part of the key.
@@ -114,6 +130,17 @@ func (t table[R]) queue(batch *pgx.Batch, sql string, rows []*R) {
 		args[i] = c.array(rows)
 	}
 	batch.Queue(sql, args...)
+}
+
+// copyInto writes new rows into a table with these columns. With many rows COPY costs less than a statement.
+func (t table[R]) copyInto(ctx context.Context, tx pgx.Tx, name string, rows []*R) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	if _, err := tx.CopyFrom(ctx, pgx.Identifier{name}, t.names(), t.copySource(rows)); err != nil {
+		return fmt.Errorf("copy rows of %s: %w", name, err)
+	}
+	return nil
 }
 
 // copySource feeds rows to COPY.
