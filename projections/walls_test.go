@@ -74,10 +74,10 @@ var reads = map[string]struct {
 	"sqlOwnOrganization": {sqlOwnOrganization, nil},
 	"sqlProjects":        {sqlProjects, []any{"", "", 10}},
 	"sqlEnvironments":    {sqlEnvironments, []any{"", "", "", 10}},
-	"sqlHoursOf":         {sqlHoursOf, []any{time.Now().Add(-24 * time.Hour), time.Now(), "key_a", "", ""}},
-	"sqlHoursOfLineage":  {sqlHoursOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now(), "", ""}},
-	"sqlDaysOf":          {sqlDaysOf, []any{time.Now().Add(-24 * time.Hour), time.Now(), "proj_a", "proj_a", ""}},
-	"sqlDaysOfLineage":   {sqlDaysOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now(), "lin_a", "proj_a"}},
+	"sqlHoursOf":         {sqlHoursOf, []any{time.Now().Add(-24 * time.Hour), time.Now().Add(24 * time.Hour), "key_a", "", ""}},
+	"sqlHoursOfLineage":  {sqlHoursOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now().Add(24 * time.Hour), "", ""}},
+	"sqlDaysOf":          {sqlDaysOf, []any{time.Now().Add(-24 * time.Hour), time.Now().Add(24 * time.Hour), "proj_a", "proj_a", ""}},
+	"sqlDaysOfLineage":   {sqlDaysOfLineage, []any{time.Now().Add(-24 * time.Hour), time.Now().Add(24 * time.Hour), "lin_a", "proj_a"}},
 }
 
 // withoutTenant says why these use the service's pool: nothing else may.
