@@ -22,7 +22,7 @@ const (
 		FOR i IN SELECT indexrelid FROM pg_index WHERE indrelid = 'keys'::regclass AND NOT indisprimary
 			AND NOT EXISTS (SELECT FROM pg_constraint WHERE conindid = indexrelid) LOOP EXECUTE 'DROP INDEX ' || i; END LOOP; END $$`
 	// sqlColumns lists those columns of keys that can be written.
-	sqlColumns = `SELECT string_agg(column_name, ', ') FROM information_schema.columns WHERE table_name = 'keys' AND is_generated = 'NEVER'`
+	sqlColumns = `SELECT string_agg(column_name, ', ' ORDER BY ordinal_position) FROM information_schema.columns WHERE table_name = 'keys' AND is_generated = 'NEVER'`
 	// sqlBenchKeys makes keys that differ from one that is there in nothing but ids, names and secrets.
 	sqlBenchKeys = `INSERT INTO keys (%s) SELECT %s FROM (SELECT * FROM keys WHERE id = $1) AS k, bench`
 )
