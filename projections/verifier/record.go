@@ -15,22 +15,24 @@ import (
 // Record is a key as it is kept in memory: what a verify needs, in about 150 bytes beside its name. It never
 // changes; a change of the key is another Record.
 type Record struct {
-	digest         domain.Digest
-	key, lineage   domain.UUID
-	place          *place
-	grant          *grant
-	text           string // the name, then the metadata
-	more           *more  // what few keys have; nil: nothing of it
-	expiresAt      int64  // in microseconds; 0: never
-	graceExpiresAt int64  // in microseconds; 0: none
-	generation     uint32
-	nameLength     uint16
+	// What every verify looks at stands first, in two lines of the processor's cache.
+	digest domain.Digest
+	place  *place
+	grant  *grant
+	more   *more // what few keys have; nil: nothing of it
+	// genuine says that the key's secret was presented before and has the form of one. A digest is of one secret only, so
+	// that need not be looked at again.
+	genuine        atomic.Bool
 	state          state
 	operator       bool
 	disabled       bool
-	// genuine says that the key's secret was presented before and has the form of one. A digest is of one secret only, so
-	// that need not be looked at again.
-	genuine atomic.Bool
+	expiresAt      int64 // in microseconds; 0: never
+	graceExpiresAt int64 // in microseconds; 0: none
+
+	key, lineage domain.UUID
+	text         string // the name, then the metadata
+	generation   uint32
+	nameLength   uint16
 }
 
 // more is what few keys have.
