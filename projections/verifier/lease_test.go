@@ -8,6 +8,7 @@ import (
 
 	"github.com/rekeyhq/rekey/commands"
 	"github.com/rekeyhq/rekey/domain"
+	"github.com/rekeyhq/rekey/eventstore"
 	"github.com/rekeyhq/rekey/projections"
 	"github.com/rekeyhq/rekey/projections/verifier"
 )
@@ -221,6 +222,46 @@ func TestUnknownIsAskedOnce(t *testing.T) {
 		if answer := w.ask(t, v, made.Secret); answer.Code != projections.CodeRevoked || answer.Memory != (i > 0) {
 			t.Errorf("ask %d for an ended key: %s (from memory: %v)", i, answer.Code, answer.Memory)
 		}
+	}
+}
+
+// TestG1BarrierBesideItsOwnVerifier waits at the barrier of a process that has a verifier too, which it knows more of than
+// its lease says. Whichever of the two verifiers is cut off: after the wait nobody says that the key is valid.
+func TestG1BarrierBesideItsOwnVerifier(t *testing.T) {
+	t.Parallel()
+	for cut, name := range []string{"nobody", "its own", "another"} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := setup(t)
+			var verifiers []*verifier.Verifier
+			var lines []*link
+			for range 2 {
+				pool, line := w.linked(t)
+				v, _ := w.verifier(t, pool)
+				verifiers, lines = append(verifiers, v), append(lines, line)
+			}
+			barrier := verifier.NewBarrier(verifier.BarrierConfig{Pool: w.db.Pool(t), TTL: ttl, Local: verifiers[0]})
+			made := w.key(t)
+			for _, v := range verifiers {
+				until(t, "the key is in memory", func() bool { return w.ask(t, v, made.Secret).Memory })
+			}
+			if cut > 0 {
+				lines[cut-1].hold(true)
+			}
+			nobodyWaits := commands.By{Caller: w.by.Caller}
+			must(t, w.RevokeKey(t.Context(), nobodyWaits, made.Key.ID, "leaked"))
+			head, err := w.store.Head(t.Context(), eventstore.Lifecycle)
+			must(t, err)
+			must(t, barrier.Wait(t.Context(), head))
+			for i, v := range verifiers {
+				if answer := w.ask(t, v, made.Secret); answer.Valid() {
+					t.Errorf("verifier %d says it is valid (from memory: %v)", i, answer.Memory)
+				}
+			}
+			for _, line := range lines {
+				line.hold(false)
+			}
+		})
 	}
 }
 
