@@ -31,7 +31,7 @@ func samples() []Payload {
 	policy := Policy{
 		MaxLifetimeSeconds: 7776000, RequireExpiry: true, DefaultGraceSeconds: new(int64(0)), MaxGraceSeconds: new(int64(3600)),
 		AllowedScopes: Scopes{"orders:*", "keys:read"}, OnLeak: LeakNotify, MaxOverlapSeconds: 86400, RotationTimeout: TimeoutExpireOld,
-		RotationWindow: &Window{Days: []string{"sat", "sun"}, Start: "02:00", LengthMinutes: 120, TimeZone: "Europe/Berlin"},
+		RotationWindow: &Window{Days: []string{"sat", "sun"}, Start: "02:00", LengthMinutes: 120, TimeZone: "Europe/Berlin"}, EarlyRetireSeconds: 86400,
 	}
 	target := Target{
 		URL: "https://example.com/hook", SecretMode: SecretSealed,
@@ -59,7 +59,7 @@ func samples() []Payload {
 		RotationDeferred{KeyID: key1, SlotAt: *next, Until: *end, Reason: DeferredByGraces},
 		RotationBlocked{KeyID: key1, EndpointID: ep1, SlotAt: *next, Reason: "paused"},
 		GraceChanged{RotationID: rot1, KeyID: key1, GraceExpiresAt: *end},
-		GraceExpired{KeyID: key1, Early: true},
+		GraceExpired{KeyID: key1, Early: true, Reason: ReasonUnused, UnusedSince: new(at(hour))},
 		Expired{KeyIDs: []KeyID{key1, key2}},
 		Revoked{KeyID: key1, KeyIDs: []KeyID{key1, key2}, Reason: "leaked"},
 		Used{

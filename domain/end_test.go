@@ -114,7 +114,8 @@ func TestApplyShowsHowThingsEnded(t *testing.T) {
 		{"RevokedInTheOverlap", append(waiting[:2:2], arrived(slot(1)), fact{end, Revoked{key2, []KeyID{key1, key2}, "leaked"}}), "1 revoked 2 revoked", RotationAborted, true, true},
 		{"RolledBack", append(waiting[:2:2], arrived(slot(1)), fact{end, RotationRolledBack{rot1, key1, key2, at(end + hour), nil}}), "1 active 2 grace", RotationUndone, true, false},
 		{"RolledBackWithoutGrace", append(waiting[:2:2], arrived(slot(1)), fact{end, RotationRolledBack{rot1, key1, key2, at(end), nil}}), "1 active 2 retired", RotationUndone, true, false},
-		{"GraceEndedEarly", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{key1, true}}), "1 retired 2 active", RotationCompleted, true, false},
+		{"GraceEndedEarly", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{KeyID: key1, Early: true}}), "1 retired 2 active", RotationCompleted, true, false},
+		{"RetiredUnused", append(waiting[:2:2], arrived(slot(1)), fact{end, GraceExpired{KeyID: key1, Early: true, Reason: ReasonUnused}}), "1 retired 2 active", RotationCompleted, true, true},
 		{"TimedOut", append(waiting[:2:2], fact{end, RotationTimedOut{rot1, key2, at(end + day)}}), "1 active 2 pending", RotationStuck, false, true},
 		{"Redelivered", append(waiting[:2:2], stalled(slot(1)), fact{end, RotationRedelivered{rot1, key2}}), "1 active 2 pending", RotationDelivering, false, false},
 		{"CutOverBecauseOfACompromise", []fact{created(hourly), {end, Rotated{

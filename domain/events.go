@@ -242,8 +242,10 @@ type GraceChanged struct {
 
 // GraceExpired records that a generation's grace ran out, or was ended.
 type GraceExpired struct {
-	KeyID KeyID `json:"key_id"`
-	Early bool  `json:"early,omitempty"` // somebody ended it before its deadline. Since revision 2
+	KeyID       KeyID      `json:"key_id"`
+	Early       bool       `json:"early,omitempty"`        // it was ended before its deadline. Since revision 2
+	Reason      string     `json:"reason,omitempty"`       // why, if nobody ended it by hand: ReasonUnused. Since revision 3
+	UnusedSince *time.Time `json:"unused_since,omitempty"` // the latest use, or since when all uses are known. Since revision 3
 }
 
 // Expired records that the lineage's life ran out.

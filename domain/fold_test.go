@@ -162,7 +162,7 @@ func TestLineageInvariants(t *testing.T) {
 			"Created", "Updated", "Rotated", "RotationAcknowledged", "RotationCancelled", "RotationStalled", "GraceExpired", "Expired", "Revoked",
 			"RotationRedelivered", "RotationTimedOut", "RotationRolledBack", "RotationDeferred", "RotationBlocked", "GraceChanged",
 			"key_not_active", "rotation_in_progress", "too_many_in_grace", "rotation_not_found", "rotation_state", "waiting", "three in grace",
-			"accepted", "proof", "first_use", "claim", "forced", "superseded", "cancelled", "timed_out", "compromised", "early end",
+			"accepted", "proof", "first_use", "claim", "forced", "superseded", "cancelled", "timed_out", "compromised", "early end", ReasonUnused,
 		} {
 			if lives > 1000 && !reached[want] {
 				t.Errorf("no history reached %s", want)
@@ -197,6 +197,7 @@ func reachedIn(e Event, reached map[string]bool) {
 		reached["compromised"] = reached["compromised"] || len(d.RevokedKeyIDs) > 0
 	case GraceExpired:
 		reached["early end"] = reached["early end"] || d.Early
+		reached[d.Reason] = true
 	}
 }
 

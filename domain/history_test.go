@@ -212,6 +212,7 @@ func (h *history) actions(check func(*history)) map[string]func(*rapid.T) {
 		"roll back":          func(*rapid.T) { h.do(h.state.RollBack(h.rotation(), h.policy, h.now)) },
 		"hand over and back": func(*rapid.T) { h.handOverAndBack() },
 		"end grace":          func(*rapid.T) { h.do(h.state.EndGrace(h.rotation(), h.now)) },
+		"retire unused":      func(*rapid.T) { h.retireUnused() },
 		"change grace":       func(*rapid.T) { h.changeGrace() },
 		"redeliver":          func(*rapid.T) { h.redeliver() },
 		"time out":           func(*rapid.T) { h.timeOut() },
@@ -346,6 +347,15 @@ func (h *history) changeGrace() {
 	h.do(h.state.ChangeGrace(h.rotation(), h.now.Add(step), h.policy, h.now))
 }
 
+// retireUnused asks for the end of an old key, of which more or less is known.
+func (h *history) retireUnused() {
+	use := KnownUse{From: start.Add(-day), Until: h.now.Add(rapid.SampledFrom([]time.Duration{0, 0, -time.Minute, -hour, hour}).Draw(h.T, "known until"))}
+	if rapid.Bool().Draw(h.T, "used") {
+		use.LastUsedAt = new(h.now.Add(-rapid.SampledFrom([]time.Duration{0, hour, day}).Draw(h.T, "ago")))
+	}
+	h.do(h.state.RetireUnused(h.rotation(), use, h.policy, h.now), nil)
+}
+
 func (h *history) redeliver() {
 	h.anew = true
 	h.do(h.state.Redeliver(Redeliver{RotationID: h.rotation(), Fresh: rapid.Bool().Draw(h.T, "fresh"), With: RotateKey{
@@ -365,8 +375,9 @@ func (h *history) timeOut() {
 
 func (h *history) choosePolicy() {
 	h.policy = Policy{
-		MaxOverlapSeconds: rapid.SampledFrom([]int64{0, 3600, 86400}).Draw(h.T, "overlap"),
-		RotationTimeout:   rapid.SampledFrom([]TimeoutAction{"", "", TimeoutRollback, TimeoutExpireOld}).Draw(h.T, "timeout"),
+		MaxOverlapSeconds:  rapid.SampledFrom([]int64{0, 3600, 86400}).Draw(h.T, "overlap"),
+		EarlyRetireSeconds: rapid.SampledFrom([]int64{0, 3600, 3600}).Draw(h.T, "early retire"),
+		RotationTimeout:    rapid.SampledFrom([]TimeoutAction{"", "", TimeoutRollback, TimeoutExpireOld}).Draw(h.T, "timeout"),
 		RotationWindow: rapid.SampledFrom([]*Window{nil, nil, {Start: "02:00", LengthMinutes: 60, TimeZone: "Europe/Berlin"},
 			{Days: []string{"sun"}, Start: "23:30", LengthMinutes: 90, TimeZone: "America/New_York"}}).Draw(h.T, "window"),
 	}

@@ -81,10 +81,7 @@ func (l *Lineage) Apply(e Event) {
 	case Updated:
 		l.applyUpdated(e, d)
 	case GraceExpired:
-		if d.Early {
-			l.setGrace(d.KeyID, e.OccurredAt)
-		}
-		l.end(d.KeyID, GenerationRetired, e.OccurredAt, "")
+		l.applyGraceExpired(e, d)
 	case Expired:
 		for _, id := range d.KeyIDs {
 			l.end(id, GenerationExpired, e.OccurredAt, "expired")
@@ -140,6 +137,19 @@ func (l *Lineage) applyUpdated(e Event, d Updated) {
 		g := &l.Generations[i]
 		if g.GraceExpiresAt != nil && d.ExpiresAt != nil && d.ExpiresAt.Before(*g.GraceExpiresAt) {
 			l.setGrace(g.KeyID, *d.ExpiresAt)
+		}
+	}
+}
+
+// applyGraceExpired ends an old key, and completes the rotation that gave the grace.
+func (l *Lineage) applyGraceExpired(e Event, d GraceExpired) {
+	if d.Early {
+		l.setGrace(d.KeyID, e.OccurredAt)
+	}
+	l.end(d.KeyID, GenerationRetired, e.OccurredAt, "")
+	for i := range l.Rotations {
+		if r := &l.Rotations[i]; r.FromKeyID == d.KeyID && r.State == RotationCompleted {
+			r.Reason = d.Reason
 		}
 	}
 }

@@ -24,6 +24,8 @@ type Policy struct {
 	MaxOverlapSeconds int64         `json:"max_overlap_seconds,omitempty"` // how long a new secret may take to arrive; 0: DefaultMaxOverlap
 	RotationTimeout   TimeoutAction `json:"rotation_timeout,omitempty"`    // what happens then; empty: TimeoutHold
 	RotationWindow    *Window       `json:"rotation_window,omitempty"`     // when interval rotations may begin; nil: at any time
+
+	EarlyRetireSeconds int64 `json:"early_retire_seconds,omitempty"` // for how long an old key must be unused to end before its grace; 0: it does not
 }
 
 // LeakAction says what happens to a key that was found where anybody can read it.
@@ -49,6 +51,7 @@ type PolicyChange struct {
 	MaxOverlapSeconds   Change[int64]
 	RotationTimeout     Change[TimeoutAction]
 	RotationWindow      Change[*Window]
+	EarlyRetireSeconds  Change[int64]
 }
 
 // ChangePolicyTo changes every term.
@@ -57,7 +60,7 @@ func ChangePolicyTo(p Policy) PolicyChange {
 		MaxLifetimeSeconds: ChangeTo(p.MaxLifetimeSeconds), RequireExpiry: ChangeTo(p.RequireExpiry),
 		DefaultGraceSeconds: ChangeTo(p.DefaultGraceSeconds), MaxGraceSeconds: ChangeTo(p.MaxGraceSeconds),
 		AllowedScopes: ChangeTo(p.AllowedScopes), OnLeak: ChangeTo(p.OnLeak), MaxOverlapSeconds: ChangeTo(p.MaxOverlapSeconds),
-		RotationTimeout: ChangeTo(p.RotationTimeout), RotationWindow: ChangeTo(p.RotationWindow),
+		RotationTimeout: ChangeTo(p.RotationTimeout), RotationWindow: ChangeTo(p.RotationWindow), EarlyRetireSeconds: ChangeTo(p.EarlyRetireSeconds),
 	}
 }
 
@@ -68,7 +71,7 @@ func (c PolicyChange) Over(p Policy) Policy {
 		DefaultGraceSeconds: c.DefaultGraceSeconds.over(p.DefaultGraceSeconds), MaxGraceSeconds: c.MaxGraceSeconds.over(p.MaxGraceSeconds),
 		AllowedScopes: c.AllowedScopes.over(p.AllowedScopes), OnLeak: c.OnLeak.over(p.OnLeak),
 		MaxOverlapSeconds: c.MaxOverlapSeconds.over(p.MaxOverlapSeconds), RotationTimeout: c.RotationTimeout.over(p.RotationTimeout),
-		RotationWindow: c.RotationWindow.over(p.RotationWindow),
+		RotationWindow: c.RotationWindow.over(p.RotationWindow), EarlyRetireSeconds: c.EarlyRetireSeconds.over(p.EarlyRetireSeconds),
 	}
 }
 
@@ -127,6 +130,7 @@ func changedTerms(before, after Policy) []string {
 	compare("max_overlap_seconds", before.MaxOverlapSeconds, after.MaxOverlapSeconds)
 	compare("rotation_timeout", before.RotationTimeout, after.RotationTimeout)
 	compare("rotation_window", before.RotationWindow, after.RotationWindow)
+	compare("early_retire_seconds", before.EarlyRetireSeconds, after.EarlyRetireSeconds)
 	return changed
 }
 

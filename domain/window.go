@@ -152,6 +152,9 @@ func (p Policy) validateRotation() (Policy, error) {
 	if p.MaxOverlapSeconds != 0 && (seconds(p.MaxOverlapSeconds) < MinMaxOverlap || p.MaxOverlapSeconds > int64(MaxMaxOverlap/time.Second)) {
 		return p, InvalidField("policy.max_overlap_seconds", "is out of range", "choose 3600 to 2592000 (30 days), or leave it out for 7 days")
 	}
+	if err := p.validateEarlyRetire(); err != nil {
+		return p, err
+	}
 	switch p.RotationTimeout {
 	case TimeoutHold:
 		p.RotationTimeout = ""
