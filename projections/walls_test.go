@@ -102,6 +102,7 @@ var withoutTenant = map[string]string{
 	"ForgetClaims":        "is rekey's own bookkeeping",
 	"usageGaps":           "says when replicas crashed, which is no tenant's",
 	"NewGraceUses":        "keeps it",
+	"Unused":              "is the upkeep's",
 	"Flush":               "counts who uses keys in grace, and reads nothing",
 }
 

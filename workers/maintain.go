@@ -37,8 +37,8 @@ const (
 	removeFor  = 20 * time.Second
 )
 
-// Work makes partitions ahead of the log, removes what has run out or is too old, and looks for rotations that nothing
-// will move any more. One part that fails does not keep the others from their work.
+// Work makes partitions ahead of the log, removes what has run out or is too old, looks for rotations that nothing will move
+// any more, and for old keys that nobody uses any more. One part that fails does not keep the others from their work.
 func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) error {
 	w := m.w
 	return errors.Join(
@@ -49,6 +49,7 @@ func (m *maintainWorker) Work(ctx context.Context, _ *river.Job[maintainArgs]) e
 		w.endEpochs(ctx),
 		w.stallStuck(ctx),
 		w.tellGraceUses(ctx),
+		w.retireUnused(ctx),
 		w.removeOld(ctx),
 		w.dropOldUsage(ctx),
 	)
