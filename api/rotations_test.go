@@ -170,3 +170,42 @@ func TestR69WindowsAreChecked(t *testing.T) {
 		t.Errorf("policy is %s", cleared.body)
 	}
 }
+
+// E20: an old key may end early where a policy says so, in bounds, and no longer once it says so no more.
+func TestEarlyRetireIsChecked(t *testing.T) {
+	t.Parallel()
+	b := setup(t, options{now: began})
+	path := "/v1/projects/" + string(b.tenant.Key.ProjectID)
+	set := func(value any) *answer {
+		return b.root.call("PATCH", path, fields{"policy": fields{"early_retire_seconds": value}})
+	}
+	shown := func(a *answer) *int64 {
+		var got struct {
+			Policy struct {
+				EarlyRetireSeconds *int64 `json:"early_retire_seconds"`
+			}
+		}
+		a.wants(200).into(&got)
+		return got.Policy.EarlyRetireSeconds
+	}
+	if got := shown(b.root.call("GET", path, nil)); got != nil {
+		t.Errorf("by default old keys end after %d seconds", *got)
+	}
+	for _, seconds := range []int64{3600, 2592000} {
+		if got := shown(set(seconds)); got == nil || *got != seconds {
+			t.Errorf("%d is shown as %v", seconds, got)
+		}
+	}
+	for _, bad := range []any{0, -1, 3599, 2592001, 1e30, 3600.5, "3600", true, []int{3600}} {
+		p := set(bad).refused(422, domain.CodeValidation)
+		if len(p.Errors) != 1 || p.Errors[0].Field != "policy.early_retire_seconds" || p.Errors[0].Remedy == "" {
+			t.Errorf("%v is refused with %+v", bad, p.Errors)
+		}
+	}
+	if got := shown(b.root.call("GET", path, nil)); got == nil || *got != 2592000 {
+		t.Errorf("after refusals it is %v", got)
+	}
+	if got := shown(set(nil)); got != nil {
+		t.Errorf("cleared, it is %d", *got)
+	}
+}

@@ -34,7 +34,7 @@ var plainPlaces = map[string]any{
 	"rotation_interval_seconds": nil, "rotation_webhook_url": nil, "grace_period_minutes": nil, "grace_period_seconds": nil, "metadata": nil,
 	"supersede": nil, "ip": nil, "sha256": nil, "key_prefix": nil, "last_four": nil, "scope": nil, "unused_since": nil, "disabled_surfaces": nil,
 	"brand": nil, "max_lifetime_seconds": nil, "require_expiry": nil, "default_grace_seconds": nil, "max_grace_seconds": nil,
-	"allowed_scopes": nil, "on_leak": nil, "max_overlap_seconds": nil, "rotation_timeout": nil, "days": nil, "start": nil, "length_minutes": nil,
+	"allowed_scopes": nil, "on_leak": nil, "max_overlap_seconds": nil, "rotation_timeout": nil, "early_retire_seconds": nil, "days": nil, "start": nil, "length_minutes": nil,
 	"time_zone": nil, "compromised": nil, "state": nil, "secret_mode": nil, "receiver_public_key": nil, "ack_level": nil, "grace_seconds": nil, "event_types": nil, "user_agent": nil,
 	"resource": nil, "header": nil, "ip_header": nil, "Rekey-Scope": nil, "Rekey-Resource": nil, "token_type_hint": nil,
 	"Rekey-Authorization": func(c *client) any { return "Bearer " + c.secret }, // the client's own key judges itself; foreign ones: auth_path_test.go

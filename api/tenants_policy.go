@@ -16,9 +16,10 @@ type policyBody struct {
 	AllowedScopes       []string          `json:"allowed_scopes" nullable:"false" doc:"What keys may be given; empty: any scope"`
 	OnLeak              domain.LeakAction `json:"on_leak" enum:"revoke,notify" doc:"What happens to a key that is reported as leaked"`
 
-	MaxOverlapSeconds int64                        `json:"max_overlap_seconds" example:"604800" doc:"How long an interval rotation may wait for its secret to arrive, and how far after that a grace may be extended"`
-	RotationTimeout   domain.TimeoutAction         `json:"rotation_timeout" enum:"hold,rollback,expire_old" doc:"What happens when it waits for longer: hold keeps the old key and says so each day; rollback cancels the rotation; expire_old gives the old key its grace, whoever has the new one"`
-	RotationWindow    surface.Nullable[windowBody] `json:"rotation_window" doc:"When interval rotations may begin; null: at any time"`
+	MaxOverlapSeconds  int64                        `json:"max_overlap_seconds" example:"604800" doc:"How long an interval rotation may wait for its secret to arrive, and how far after that a grace may be extended"`
+	RotationTimeout    domain.TimeoutAction         `json:"rotation_timeout" enum:"hold,rollback,expire_old" doc:"What happens when it waits for longer: hold keeps the old key and says so each day; rollback cancels the rotation; expire_old gives the old key its grace, whoever has the new one"`
+	RotationWindow     surface.Nullable[windowBody] `json:"rotation_window" doc:"When interval rotations may begin; null: at any time"`
+	EarlyRetireSeconds *int64                       `json:"early_retire_seconds" example:"86400" doc:"An old key ends ahead of its grace once nobody has used it for so long since its successor arrived; null: it keeps its grace"`
 }
 
 // windowBody is when interval rotations may begin.
@@ -41,6 +42,9 @@ func bodyOfPolicy(p domain.Policy) policyBody {
 	if p.MaxLifetimeSeconds != 0 {
 		body.MaxLifetimeSeconds = &p.MaxLifetimeSeconds
 	}
+	if p.EarlyRetireSeconds != 0 {
+		body.EarlyRetireSeconds = &p.EarlyRetireSeconds
+	}
 	return body
 }
 
@@ -53,9 +57,10 @@ type policyInput struct {
 	AllowedScopes       surface.Optional[[]string]          `json:"allowed_scopes,omitempty" doc:"What keys may be given; null or empty: any scope"`
 	OnLeak              surface.Optional[domain.LeakAction] `json:"on_leak,omitempty" enum:"revoke,notify" doc:"What happens to a key that is reported as leaked; null: revoke"`
 
-	MaxOverlapSeconds surface.Optional[int64]                `json:"max_overlap_seconds,omitempty" minimum:"3600" maximum:"2592000" doc:"How long an interval rotation may wait for its secret to arrive; null: 7 days"`
-	RotationTimeout   surface.Optional[domain.TimeoutAction] `json:"rotation_timeout,omitempty" enum:"hold,rollback,expire_old" doc:"What happens when it waits for longer; null: hold"`
-	RotationWindow    surface.Optional[windowBody]           `json:"rotation_window,omitempty" doc:"When interval rotations may begin; null: at any time"`
+	MaxOverlapSeconds  surface.Optional[int64]                `json:"max_overlap_seconds,omitempty" minimum:"3600" maximum:"2592000" doc:"How long an interval rotation may wait for its secret to arrive; null: 7 days"`
+	RotationTimeout    surface.Optional[domain.TimeoutAction] `json:"rotation_timeout,omitempty" enum:"hold,rollback,expire_old" doc:"What happens when it waits for longer; null: hold"`
+	RotationWindow     surface.Optional[windowBody]           `json:"rotation_window,omitempty" doc:"When interval rotations may begin; null: at any time"`
+	EarlyRetireSeconds surface.Optional[int64]                `json:"early_retire_seconds,omitempty" minimum:"3600" maximum:"2592000" doc:"An old key ends ahead of its grace once nobody has used it for so long since its successor arrived; choose more than the longest pause between two uses; null: it keeps its grace"`
 }
 
 func (in policyInput) change() domain.PolicyChange {
@@ -66,7 +71,8 @@ func (in policyInput) change() domain.PolicyChange {
 		AllowedScopes:       domain.Change[domain.Scopes]{Set: in.AllowedScopes.Set, Value: in.AllowedScopes.Value},
 		OnLeak:              in.OnLeak.Change(),
 		MaxOverlapSeconds:   in.MaxOverlapSeconds.Change(), RotationTimeout: in.RotationTimeout.Change(),
-		RotationWindow: domain.Change[*domain.Window]{Set: in.RotationWindow.Set, Value: in.window()},
+		RotationWindow:     domain.Change[*domain.Window]{Set: in.RotationWindow.Set, Value: in.window()},
+		EarlyRetireSeconds: in.EarlyRetireSeconds.Change(),
 	}
 }
 
