@@ -30,9 +30,9 @@ type KnownUse struct {
 	From, Until time.Time
 }
 
-// maxUseLag is how far what is known of a key's use may be behind. Usually that is a second; what is further behind means
+// MaxUseLag is how far what is known of a key's use may be behind. Usually that is a second; what is further behind means
 // that replicas cannot write what they count, and then a use may have been answered that nobody knows of.
-const maxUseLag = 5 * time.Minute
+const MaxUseLag = 5 * time.Minute
 
 // unusedSince is since when a key is known to be unused, at the earliest since a moment, and for how long.
 func (u KnownUse) unusedSince(moment, now time.Time) (since time.Time, unused time.Duration) {
@@ -47,7 +47,7 @@ func (u KnownUse) unusedSince(moment, now time.Time) (since time.Time, unused ti
 	if until.After(now) {
 		until = now
 	}
-	if now.Sub(until) > maxUseLag {
+	if now.Sub(until) > MaxUseLag {
 		return since, 0
 	}
 	return since, until.Sub(since)

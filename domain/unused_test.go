@@ -39,8 +39,8 @@ func TestRetireUnused(t *testing.T) {
 		{name: "AGapJustWithinTheSpan", given: overlap, when: decide(KnownUse{From: at(day - span + tick), Until: at(day)}, day)},
 		{name: "AGapJustBeforeTheSpan", given: overlap, when: decide(KnownUse{From: at(day - span), Until: at(day)}, day), then: ended(day - span)},
 		{name: "TheSpanEndsWhereKnowledgeDoes", given: overlap, when: decide(known(end-tick), end+time.Minute)},
-		{name: "WhatIsKnownIsALittleBehind", given: overlap, when: decide(known(day), day+maxUseLag), then: ended(arrival)},
-		{name: "WhatIsKnownIsTooFarBehind", given: overlap, when: decide(known(day), day+maxUseLag+tick)},
+		{name: "WhatIsKnownIsALittleBehind", given: overlap, when: decide(known(day), day+MaxUseLag), then: ended(arrival)},
+		{name: "WhatIsKnownIsTooFarBehind", given: overlap, when: decide(known(day), day+MaxUseLag+tick)},
 		{name: "AClockAheadKnowsNoFuture", given: overlap, when: decide(known(9*day), end-tick)},
 		{name: "AClockAheadKnowsThePresent", given: overlap, when: decide(known(9*day), end), then: ended(arrival)},
 		{name: "NotWithoutTheTerm", given: overlap, when: on(func(l *Lineage, now time.Time) ([]Decided, error) {
