@@ -37,6 +37,8 @@ var modelKinds = []struct {
 	{"roll back", 2, (*model).doRollBack},
 	{"change grace", 1, (*model).doChangeGrace},
 	{"end grace", 1, (*model).doEndGrace},
+	{"use an old key", 1, (*model).doUseOld},
+	{"retire unused", 2, (*model).doRetireUnused},
 	{"force", 2, (*model).doForce},
 	{"revoke", 1, (*model).doRevoke},
 	{"redeliver", 3, (*model).doRedeliver},
@@ -186,6 +188,43 @@ func (m *model) doEndGrace(t fataler, a modelAction) (bool, error) {
 		_, err := m.service.EndGrace(context.Background(), m.tenant, id)
 		return err
 	}, "overlap")
+}
+
+// modelEarlyRetire is what the model's policy says of old keys that nobody uses.
+const modelEarlyRetire = time.Hour
+
+// doUseOld notes the use of a key in grace.
+func (m *model) doUseOld(t fataler, a modelAction) (bool, error) {
+	id, ok := pickOf(a, all[domain.KeyID](t, m, `SELECT id FROM keys WHERE state = 'grace' ORDER BY id`))
+	if !ok {
+		return false, nil
+	}
+	now := m.clock.Now()
+	if last, used := m.lastUse[id]; !used || now.After(last) {
+		m.lastUse[id] = now
+	}
+	_, err := m.owner.Exec(context.Background(), `INSERT INTO key_usage (key_id, organization_id, last_used_at, use_count) VALUES ($1, 'org_x', $2, 1)
+		ON CONFLICT (key_id) DO UPDATE SET last_used_at = greatest(key_usage.last_used_at, excluded.last_used_at)`, id, now)
+	if err != nil {
+		t.Fatalf("note a use: %v", err)
+	}
+	return true, nil
+}
+
+// doRetireUnused is a look for old keys that nobody uses, where all uses are known.
+func (m *model) doRetireUnused(t fataler, a modelAction) (bool, error) {
+	_, err := m.owner.Exec(context.Background(), `INSERT INTO usage_flushes (boot_id, number, flushed_at, complete_until, applied_until, ended)
+		SELECT 'boot_model', 1, at, at, at, false FROM (SELECT now() + interval '1 day' AS at) a ON CONFLICT DO NOTHING`)
+	if err != nil {
+		t.Fatalf("say that all uses are known: %v", err)
+	}
+	const ended = `SELECT count(*) FROM events WHERE type = 'GraceExpired' AND data->>'reason' = 'unused'`
+	before := ask[int](t, m, ended)
+	p, _ := pickOf(a, m.processes)
+	if err := p.w.retireUnused(context.Background()); err != nil && !p.line.dead() {
+		t.Errorf("retire unused keys: %v", err)
+	}
+	return ask[int](t, m, ended) > before, nil
 }
 
 // doRevoke revokes any live key. A lineage that ends by that is replaced.

@@ -191,6 +191,10 @@ func (m *model) tell(t fataler, fates map[domain.KeyID]*fate, r eventstore.Recor
 		fates[d.KeyID].until = &d.GraceExpiresAt
 	case domain.GraceExpired:
 		end(d.KeyID)
+		if last, used := m.lastUse[d.KeyID]; d.Reason == domain.ReasonUnused &&
+			(r.OccurredAt.Sub(*d.UnusedSince) < modelEarlyRetire || used && r.OccurredAt.Sub(last) < modelEarlyRetire) {
+			t.Errorf("position %d: key %s ended as unused since %v; it was used at %v", r.Position, d.KeyID, d.UnusedSince, last)
+		}
 	case domain.Revoked:
 		end(d.KeyIDs...)
 	case domain.Expired:

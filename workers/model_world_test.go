@@ -55,6 +55,7 @@ type model struct {
 	lines     []*modelLine
 	policy    domain.TimeoutAction
 	used      map[domain.RotationID]domain.AckLevel // signs that did not come from a receiver
+	lastUse   map[domain.KeyID]time.Time            // of keys in grace
 	done      map[string]int
 }
 
@@ -81,6 +82,7 @@ func (m *model) begin(t fataler, policy domain.TimeoutAction) (end func()) {
 	m.empty(t)
 	m.clock.micros.Store(time.Date(2026, 3, 1, 12, 0, 0, 0, time.UTC).UnixMicro())
 	m.policy, m.used, m.lines, m.processes = policy, map[domain.RotationID]domain.AckLevel{}, nil, nil
+	m.lastUse = map[domain.KeyID]time.Time{}
 	store := eventstore.New(eventstore.Config{Pool: m.pool, Projection: projections.ReadModel{}, Now: m.clock.Now})
 	ctx, cancel := context.WithCancel(context.Background())
 	stopped := make(chan error, 1)
@@ -93,7 +95,9 @@ func (m *model) begin(t fataler, policy domain.TimeoutAction) (end func()) {
 		t.Fatalf("setup: %v", err)
 	}
 	m.tenant, m.project = commands.By{Caller: setup.Key.Caller()}, setup.Key.ProjectID
-	_, err = m.service.UpdateProject(ctx, m.tenant, domain.UpdateProject{ID: m.project, Policy: domain.PolicyChange{RotationTimeout: domain.ChangeTo(policy)}})
+	_, err = m.service.UpdateProject(ctx, m.tenant, domain.UpdateProject{ID: m.project, Policy: domain.PolicyChange{
+		RotationTimeout: domain.ChangeTo(policy), EarlyRetireSeconds: domain.ChangeTo(int64(modelEarlyRetire / time.Second)),
+	}})
 	if err != nil {
 		t.Fatalf("set the policy: %v", err)
 	}
@@ -120,7 +124,7 @@ func (m *model) empty(t fataler) {
 	t.Helper()
 	if _, err := m.owner.Exec(context.Background(), `TRUNCATE events, streams, consumers, organizations, projects, environments, keys,
 		rotations, due_work, webhook_endpoints, endpoint_secrets, pending_secrets, webhook_deliveries, webhook_attempts, webhook_messages,
-		endpoint_health, epoch_keys, claims, grace_usage, river.river_job`); err != nil {
+		endpoint_health, epoch_keys, claims, grace_usage, key_usage, usage_flushes, river.river_job`); err != nil {
 		t.Fatalf("empty the database: %v", err)
 	}
 }
