@@ -44,7 +44,7 @@ func (p *play) policy(r *replica, a action) (bool, error) {
 	switch a.Pick % 6 {
 	case 4:
 		c.Policy = domain.PolicyChange{
-			MaxOverlapSeconds: domain.ChangeTo(int64(3600)),
+			MaxOverlapSeconds: domain.ChangeTo(int64(3600)), EarlyRetireSeconds: domain.ChangeTo(int64(3600)),
 			RotationTimeout:   domain.ChangeTo([]domain.TimeoutAction{domain.TimeoutHold, domain.TimeoutRollback, domain.TimeoutExpireOld}[a.Pick%3]),
 		}
 	case 5:

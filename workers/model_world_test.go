@@ -160,7 +160,7 @@ func (r *modelReceiver) know(endpoint domain.EndpointID, secret webhook.Secret) 
 
 // line makes a key whose secrets a receiver is sent. The last receiver is no registered endpoint but the key's own.
 func (m *model) line(t fataler, r *modelReceiver) {
-	c := commands.CreateKey{ProjectID: m.project, Name: "rotated", RotationIntervalSeconds: 6 * 60 * 60}
+	c := commands.CreateKey{ProjectID: m.project, Name: "rotated", RotationIntervalSeconds: 6 * 60 * 60, GraceSeconds: new(int64(3 * 60 * 60))}
 	switch {
 	case r == m.receivers[3]:
 		c.WebhookURL = r.server.URL
