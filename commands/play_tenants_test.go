@@ -45,7 +45,7 @@ func (p *play) policy(r *replica, a action) (bool, error) {
 	case 4:
 		c.Policy = domain.PolicyChange{
 			MaxOverlapSeconds: domain.ChangeTo(int64(3600)), EarlyRetireSeconds: domain.ChangeTo(int64(3600)),
-			RotationTimeout:   domain.ChangeTo([]domain.TimeoutAction{domain.TimeoutHold, domain.TimeoutRollback, domain.TimeoutExpireOld}[a.Pick%3]),
+			RotationTimeout: domain.ChangeTo([]domain.TimeoutAction{domain.TimeoutHold, domain.TimeoutRollback, domain.TimeoutExpireOld}[a.Pick%3]),
 		}
 	case 5:
 		c.Policy = domain.PolicyChange{RotationWindow: domain.ChangeTo(&domain.Window{Start: "13:00", LengthMinutes: 60, TimeZone: "Europe/Berlin"})}
