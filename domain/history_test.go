@@ -349,11 +349,17 @@ func (h *history) changeGrace() {
 
 // retireUnused asks for the end of an old key, of which more or less is known.
 func (h *history) retireUnused() {
+	h.policy.EarlyRetireSeconds = rapid.SampledFrom([]int64{0, 3600, 3600, 3600}).Draw(h.T, "early retire")
+	h.now = h.now.Add(rapid.SampledFrom([]time.Duration{0, hour}).Draw(h.T, "later"))
+	rotation := h.rotation()
+	if i := slices.IndexFunc(h.state.Rotations, func(r Rotation) bool { return r.State == RotationOverlap }); i >= 0 && rapid.Bool().Draw(h.T, "in overlap") {
+		rotation = h.state.Rotations[i].ID
+	}
 	use := KnownUse{From: start.Add(-day), Until: h.now.Add(rapid.SampledFrom([]time.Duration{0, 0, -time.Minute, -hour, hour}).Draw(h.T, "known until"))}
 	if rapid.Bool().Draw(h.T, "used") {
 		use.LastUsedAt = new(h.now.Add(-rapid.SampledFrom([]time.Duration{0, hour, day}).Draw(h.T, "ago")))
 	}
-	h.do(h.state.RetireUnused(h.rotation(), use, h.policy, h.now), nil)
+	h.do(h.state.RetireUnused(rotation, use, h.policy, h.now), nil)
 }
 
 func (h *history) redeliver() {
