@@ -84,10 +84,10 @@ func samples() []Payload {
 		EndpointCreated{
 			URL: "https://example.com/hook", LineageID: lin1, SecretMode: SecretSealed, AckLevel: AckFirstUse,
 			ReceiverKey: &ReceiverKey{ID: "0123456789abcdef", PublicKey: "hSDwCYkwp1R0i33ctD73Wg2/Og0mOBr066SpjqqbTmo="}, SigningPublicKey: "whpk_AA==",
-			EventTypes: []MessageType{MessageRotationStalled, MessageKeyRevoked},
+			EventTypes: []MessageType{MessageRotationStalled, MessageKeyRevoked}, ClientCertificate: &certificate,
 		},
 		EndpointVerified{target},
-		EndpointUpdated{Changed: []string{"url"}, Target: target, AckLevel: AckAccepted, Proposed: &target, EventTypes: []MessageType{MessageRotationStalled}},
+		EndpointUpdated{Changed: []string{"url"}, Target: target, AckLevel: AckAccepted, Proposed: &target, EventTypes: []MessageType{MessageRotationStalled}, ClientCertificate: &certificate},
 		EndpointStateChanged{State: EndpointDisabled, Reason: "gone"},
 		SigningSecretRotated{ExpiresAt: *end, SigningPublicKey: "whpk_AA=="},
 		EndpointDeleted{},

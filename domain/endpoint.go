@@ -45,6 +45,9 @@ type Endpoint struct {
 	DeletedAt        *time.Time  `json:"deleted_at,omitempty"`
 	// Failing is the last alarm that its receiver refuses everything.
 	Failing *EndpointAlarm `json:"failing,omitempty"`
+	// ClientCertificate is shown to whoever answers at the address, the proposed one too: it says who rekey is, and not where
+	// secrets go, so it needs no proof of its own.
+	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 }
 
 // StreamVersion is the number of events applied.
@@ -60,6 +63,7 @@ func (p *Endpoint) Apply(e Event) {
 		p.ID, p.OrganizationID, p.ProjectID = EndpointID(e.StreamID), e.OrganizationID, e.ProjectID
 		p.LineageID, p.CreatedAt, p.AckLevel, p.SigningPublicKey = d.LineageID, e.OccurredAt, d.AckLevel, d.SigningPublicKey
 		p.Target, p.EventTypes = Target{d.URL, d.SecretMode, d.ReceiverKey}, d.EventTypes
+		p.ClientCertificate = d.ClientCertificate
 		p.State = p.initialState()
 	case EndpointVerified:
 		p.Target, p.Proposed, p.VerifiedAt = d.Target, nil, &e.OccurredAt
@@ -68,6 +72,7 @@ func (p *Endpoint) Apply(e Event) {
 		}
 	case EndpointUpdated:
 		p.Target, p.Proposed, p.AckLevel, p.EventTypes = d.Target, d.Proposed, d.AckLevel, d.EventTypes
+		p.ClientCertificate = d.ClientCertificate
 	case EndpointStateChanged:
 		p.State, p.Reason = d.State, d.Reason
 	case SigningSecretRotated:
@@ -77,7 +82,7 @@ func (p *Endpoint) Apply(e Event) {
 			p.OldSecrets = nil
 		}
 	case EndpointDeleted:
-		p.DeletedAt, p.Proposed, p.OldSecrets = &e.OccurredAt, nil, nil
+		p.DeletedAt, p.Proposed, p.OldSecrets, p.ClientCertificate = &e.OccurredAt, nil, nil, nil
 	case EndpointFailing:
 		p.Failing = &EndpointAlarm{d.Status, e.OccurredAt}
 	}

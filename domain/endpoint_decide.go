@@ -23,6 +23,7 @@ type RegisterEndpoint struct {
 	AckLevel         AckLevel
 	EventTypes       []MessageType // none: all
 	SigningPublicKey string
+	Certificate      *ClientCertificate // shown to the receiver; nil: none
 }
 
 // RegisterEndpoint decides the first event of an endpoint. It gets no secret before its receiver has answered a challenge.
@@ -30,7 +31,7 @@ func (p *Project) RegisterEndpoint(c RegisterEndpoint) ([]Decided, error) {
 	if err := p.gone(); err != nil {
 		return nil, err
 	}
-	for _, err := range []error{c.Target.validate(), validateDemand(c.AckLevel)} {
+	for _, err := range []error{c.Target.validate(), validateDemand(c.AckLevel), validateCertificate(c.Certificate, c.Target)} {
 		if err != nil {
 			return nil, err
 		}
@@ -41,7 +42,7 @@ func (p *Project) RegisterEndpoint(c RegisterEndpoint) ([]Decided, error) {
 	}
 	created := p.decided(EndpointCreated{
 		URL: c.Target.URL, SecretMode: c.Target.SecretMode, AckLevel: c.AckLevel, ReceiverKey: c.Target.ReceiverKey,
-		SigningPublicKey: c.SigningPublicKey, EventTypes: types,
+		SigningPublicKey: c.SigningPublicKey, EventTypes: types, ClientCertificate: c.Certificate,
 	})
 	created.StreamID = string(c.ID)
 	return []Decided{created}, nil
@@ -79,6 +80,7 @@ type UpdateEndpoint struct {
 	ReceiverKey Change[*ReceiverKey]
 	AckLevel    Change[AckLevel]
 	EventTypes  Change[[]MessageType] // to nothing: all
+	Certificate Change[*ClientCertificate]
 }
 
 // Moves reports whether the edit would send secrets elsewhere, or seal them for somebody else.
@@ -95,7 +97,8 @@ func (p *Endpoint) Update(c UpdateEndpoint) ([]Decided, error) {
 		return nil, err
 	}
 	before, wanted, level := p.Wanted(), c.over(p.Wanted()), c.AckLevel.over(p.AckLevel)
-	for _, err := range []error{wanted.validate(), validateDemand(level)} {
+	certificate := c.Certificate.over(p.ClientCertificate)
+	for _, err := range []error{wanted.validate(), validateDemand(level), validateCertificate(certificate, p.Target, wanted)} {
 		if err != nil {
 			return nil, err
 		}
@@ -111,6 +114,10 @@ func (p *Endpoint) Update(c UpdateEndpoint) ([]Decided, error) {
 	if !slices.Equal(types, p.EventTypes) {
 		changed = append(changed, "event_types")
 	}
+	// One that is given takes the place of what is stored even if it is the same: that is how what was stored is mended.
+	if c.Certificate.Set && (certificate != nil || p.ClientCertificate != nil) {
+		changed = append(changed, "client_certificate")
+	}
 	if len(changed) == 0 {
 		return nil, nil
 	}
@@ -121,7 +128,7 @@ func (p *Endpoint) Update(c UpdateEndpoint) ([]Decided, error) {
 		return nil, InvalidField("event_types", "cannot be chosen: a key's own address gets its secrets and nothing else",
 			"register an endpoint to be told of more")
 	}
-	updated := EndpointUpdated{Changed: changed, Target: wanted, AckLevel: level, EventTypes: types}
+	updated := EndpointUpdated{Changed: changed, Target: wanted, AckLevel: level, EventTypes: types, ClientCertificate: certificate}
 	if p.State != EndpointUnverified && !wanted.samePlace(p.Target) {
 		updated.Target, updated.Proposed = p.Target, &wanted
 	}

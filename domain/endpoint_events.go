@@ -49,6 +49,8 @@ type EndpointCreated struct {
 	SigningPublicKey string       `json:"signing_public_key,omitempty"`
 	// EventTypes are the messages that it is told things with; none: all. Since revision 3.
 	EventTypes []MessageType `json:"event_types,omitempty"`
+	// ClientCertificate is what may be known of the one shown to the receiver; nil: none. Since revision 4.
+	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 }
 
 // EndpointVerified records that the receiver answered the challenge. What it proved is in use from now on.
@@ -65,6 +67,8 @@ type EndpointUpdated struct {
 	Proposed *Target  `json:"proposed,omitempty"`
 	// EventTypes is as in EndpointCreated. Since revision 2.
 	EventTypes []MessageType `json:"event_types,omitempty"`
+	// ClientCertificate is as in EndpointCreated. Since revision 3.
+	ClientCertificate *ClientCertificate `json:"client_certificate,omitempty"`
 }
 
 // EndpointStateChanged records that an endpoint was paused, resumed, disabled or enabled.

@@ -53,11 +53,18 @@ var (
 	moving       = EndpointUpdated{Changed: []string{"url"}, Target: plainTo(hook), AckLevel: AckAccepted, Proposed: new(plainTo("https://new.example.com"))}
 )
 
+var (
+	certificate = ClientCertificate{
+		Digest: "ab01", Fingerprint: "cd02", Subject: "CN=rekey", Issuer: "CN=Acme CA", Serial: "0f", NotBefore: start, NotAfter: at(24 * hour),
+	}
+	certified = EndpointUpdated{Changed: []string{"client_certificate"}, Target: plainTo(hook), AckLevel: AckAccepted, ClientCertificate: &certificate}
+)
+
 func TestRegisterEndpoint(t *testing.T) {
 	t.Parallel()
 	p := &Project{ID: proj1, OrganizationID: org1}
 	for _, target := range []Target{plainTo(hook), sealedTo(hook, "k"), {URL: hook, SecretMode: SecretClaim}} {
-		got, err := p.RegisterEndpoint(RegisterEndpoint{ep1, target, AckProof, nil, "whpk_1"})
+		got, err := p.RegisterEndpoint(RegisterEndpoint{ep1, target, AckProof, nil, "whpk_1", nil})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -66,15 +73,16 @@ func TestRegisterEndpoint(t *testing.T) {
 		}}})
 	}
 	for field, c := range map[string]RegisterEndpoint{
-		"secret_mode":         {ep1, Target{URL: hook}, AckAccepted, nil, ""},
-		"receiver_public_key": {ep1, Target{URL: hook, SecretMode: SecretSealed}, AckAccepted, nil, ""},
-		"ack_level":           {ep1, plainTo(hook), AckAnswer, nil, ""},
+		"secret_mode":         {ep1, Target{URL: hook}, AckAccepted, nil, "", nil},
+		"receiver_public_key": {ep1, Target{URL: hook, SecretMode: SecretSealed}, AckAccepted, nil, "", nil},
+		"ack_level":           {ep1, plainTo(hook), AckAnswer, nil, "", nil},
+		"client_certificate":  {ep1, plainTo("http://127.0.0.1/hook"), AckAccepted, nil, "", &certificate},
 	} {
 		_, err := p.RegisterEndpoint(c)
 		refused(t, err, CodeValidation, field)
 	}
 	p.DeletedAt = &start
-	_, err := p.RegisterEndpoint(RegisterEndpoint{ep1, plainTo(hook), AckAccepted, nil, ""})
+	_, err := p.RegisterEndpoint(RegisterEndpoint{ep1, plainTo(hook), AckAccepted, nil, "", nil})
 	refused(t, err, CodeNotFound, "")
 }
 
@@ -175,6 +183,10 @@ func TestFoldEndpoint(t *testing.T) {
 		"with secrets that all ended": {[]Payload{SigningSecretRotated{at(hour), "whpk_2"}, SigningSecretRotated{at(2 * time.Minute), "whpk_3"}}, func(p *Endpoint) {
 			p.State, p.SigningPublicKey = EndpointUnverified, "whpk_3"
 		}},
+		"with a certificate": {[]Payload{certified}, func(p *Endpoint) { p.State, p.ClientCertificate = EndpointUnverified, &certificate }},
+		"deleted with its certificate": {[]Payload{certified, EndpointDeleted{}}, func(p *Endpoint) {
+			p.State, p.DeletedAt = EndpointUnverified, new(at(2*time.Minute))
+		}},
 		"deleted": {[]Payload{EndpointDeleted{}}, func(p *Endpoint) { p.State, p.DeletedAt = EndpointUnverified, new(at(time.Minute)) }},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -209,26 +221,35 @@ func TestUpdateEndpoint(t *testing.T) {
 		moves   bool
 	}{
 		"before it was proven": {[]Payload{plainCreated}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(newURL), AckAccepted, nil, nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(newURL), AckAccepted, nil, nil, nil}, true},
 		"another address": {[]Payload{plainCreated, proven}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil, nil}, true},
 		"another address while paused": {[]Payload{plainCreated, proven, paused}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil, nil}, true},
 		"another address while disabled": {[]Payload{plainCreated, proven, disabled}, UpdateEndpoint{URL: ChangeTo(newURL)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, new(plainTo(newURL)), nil, nil}, true},
 		"a first key": {[]Payload{plainCreated, proven}, UpdateEndpoint{SecretMode: ChangeTo(SecretSealed), ReceiverKey: ChangeTo(key)},
-			&EndpointUpdated{[]string{"secret_mode", "receiver_public_key"}, plainTo(hook), AckAccepted, new(sealedTo(hook, "k")), nil}, true},
+			&EndpointUpdated{[]string{"secret_mode", "receiver_public_key"}, plainTo(hook), AckAccepted, new(sealedTo(hook, "k")), nil, nil}, true},
 		"back to the proven address": {[]Payload{plainCreated, proven, moving}, UpdateEndpoint{URL: ChangeTo(hook)},
-			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, nil, nil}, true},
+			&EndpointUpdated{[]string{"url"}, plainTo(hook), AckAccepted, nil, nil, nil}, true},
 		"the mode alone": {[]Payload{plainCreated, proven}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil, nil}, false},
 		"the mode of what is proposed": {[]Payload{plainCreated, proven, moving}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, plainTo(hook), AckAccepted, &Target{URL: newURL, SecretMode: SecretClaim}, nil}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, plainTo(hook), AckAccepted, &Target{URL: newURL, SecretMode: SecretClaim}, nil, nil}, false},
 		"the demand": {[]Payload{plainCreated, proven}, UpdateEndpoint{AckLevel: ChangeTo(AckProof)},
-			&EndpointUpdated{[]string{"ack_level"}, plainTo(hook), AckProof, nil, nil}, false},
+			&EndpointUpdated{[]string{"ack_level"}, plainTo(hook), AckProof, nil, nil, nil}, false},
 		"the mode of a key's own address": {[]Payload{onTheFly(hook, lin1, "")}, UpdateEndpoint{SecretMode: ChangeTo(SecretClaim)},
-			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil}, false},
+			&EndpointUpdated{[]string{"secret_mode"}, Target{URL: hook, SecretMode: SecretClaim}, AckAccepted, nil, nil, nil}, false},
 		"nothing": {[]Payload{plainCreated, proven}, UpdateEndpoint{URL: ChangeTo(hook), AckLevel: ChangeTo(AckAccepted)}, nil, false},
+		"a certificate, at once": {[]Payload{plainCreated, proven, moving}, UpdateEndpoint{Certificate: ChangeTo(&certificate)},
+			&EndpointUpdated{[]string{"client_certificate"}, plainTo(hook), AckAccepted, &Target{URL: newURL, SecretMode: SecretPlain}, nil, &certificate}, false},
+		"the same certificate": {[]Payload{plainCreated, certified}, UpdateEndpoint{Certificate: ChangeTo(&certificate)},
+			&EndpointUpdated{[]string{"client_certificate"}, plainTo(hook), AckAccepted, nil, nil, &certificate}, false},
+		"no certificate any more": {[]Payload{plainCreated, certified}, UpdateEndpoint{Certificate: ChangeTo[*ClientCertificate](nil)},
+			&EndpointUpdated{[]string{"client_certificate"}, plainTo(hook), AckAccepted, nil, nil, nil}, false},
+		"still no certificate": {[]Payload{plainCreated}, UpdateEndpoint{Certificate: ChangeTo[*ClientCertificate](nil)}, nil, false},
+		"something else, and the certificate stays": {[]Payload{plainCreated, certified}, UpdateEndpoint{AckLevel: ChangeTo(AckProof)},
+			&EndpointUpdated{[]string{"ack_level"}, plainTo(hook), AckProof, nil, nil, &certificate}, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
@@ -256,6 +277,32 @@ func TestUpdateEndpoint(t *testing.T) {
 	}
 	_, err := after(t, onTheFly(hook, lin1, "")).Update(UpdateEndpoint{URL: ChangeTo(newURL)})
 	refused(t, err, CodeValidation, "url")
+}
+
+// Over an address without TLS no certificate can be shown, so the message would go without it: F-33.
+func TestClientCertificateNeedsTLS(t *testing.T) {
+	t.Parallel()
+	const open = "http://127.0.0.1:8080/hook"
+	inUse, proposed := plainCreated, EndpointUpdated{Target: plainTo(hook), AckLevel: AckAccepted, Proposed: new(plainTo(open))}
+	inUse.URL = open
+	for what, c := range map[string]struct {
+		history []Payload
+		edit    UpdateEndpoint
+	}{
+		"of the address in use":     {[]Payload{inUse}, UpdateEndpoint{Certificate: ChangeTo(&certificate)}},
+		"until the next is proven":  {[]Payload{inUse, EndpointVerified{plainTo(open)}}, UpdateEndpoint{URL: ChangeTo(hook), Certificate: ChangeTo(&certificate)}},
+		"of the proposed address":   {[]Payload{plainCreated, proven, proposed}, UpdateEndpoint{Certificate: ChangeTo(&certificate)}},
+		"then the address is given": {[]Payload{plainCreated, certified}, UpdateEndpoint{URL: ChangeTo(open)}},
+	} {
+		if _, err := after(t, c.history...).Update(c.edit); err == nil {
+			t.Errorf("%s: it was taken", what)
+		} else {
+			refused(t, err, CodeValidation, "client_certificate")
+		}
+	}
+	if _, err := after(t, plainCreated, certified).Update(UpdateEndpoint{URL: ChangeTo("HTTPS://new.example.com")}); err != nil {
+		t.Error(err)
+	}
 }
 
 // Whoever was asked must be who is to get the secrets: an answer for what is no longer wanted proves nothing.

@@ -14,7 +14,7 @@ type State interface {
 
 // SnapshotRevision numbers the stored form of folded states. A stored state of another revision is not read; the stream
 // is folded again instead, so raising it is all that a change of the states needs.
-const SnapshotRevision = 5
+const SnapshotRevision = 6
 
 // NewState returns the empty state for a stream, by the kind in its id.
 func NewState(streamID string) (State, error) {
