@@ -40,6 +40,8 @@ var mayImport = map[string][]string{
 	"migrations/dbtest":     {"migrations", "embedded", "internal/tooltest"},
 	"cmd/rekey":             {"domain", "eventstore", "projections", "projections/verifier", "commands", "api", "workers", "migrations", "embedded", "client", "client/embedded", "internal/seal", "internal/webhook", "internal/load", "internal/github", "internal/clientip"},
 	"embedded/embeddedtest": {"embedded"},
+
+	"internal/webhook/webhooktest": {},
 }
 
 // mayUse limits modules from outside to the folders that have a reason for them.

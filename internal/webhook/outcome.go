@@ -41,6 +41,9 @@ const (
 	DNSError Outcome = "dns_error"
 	// TLSError: the receiver's certificate or its TLS was not accepted, or it did not accept ours.
 	TLSError Outcome = "tls_error"
+	// BadCertificate: the certificate that the endpoint has for its receiver is broken, or not valid at this time.
+	// Nothing was sent.
+	BadCertificate Outcome = "client_certificate_error"
 	// AddressRefused: the guard does not let webhooks go there.
 	AddressRefused Outcome = "address_refused"
 	// Canceled: the caller ended the attempt, in a shutdown for example. Nobody's failure; the message may have arrived.
@@ -63,7 +66,8 @@ var messages = map[Outcome]string{
 	TimedOut:        "The receiver did not answer in time.",
 	ConnectError:    "No connection to the receiver could be made, or it broke before the receiver had answered.",
 	DNSError:        "The host name of the webhook URL could not be resolved.",
-	TLSError:        "No secure connection to the receiver could be made. Check its TLS certificate.",
+	TLSError:        "No secure connection to the receiver could be made. Check its TLS certificate, and whether it wants a client certificate.",
+	BadCertificate:  "The endpoint's client certificate cannot be used; it may have expired. Nothing was sent. Set a valid one.",
 	AddressRefused:  "The webhook URL leads to a place that webhooks may not reach.",
 	Canceled:        "The attempt was interrupted on our side. It is made again.",
 	ProxyFailed:     "The webhook could not leave our network. It is sent again, and no attempt is counted.",

@@ -63,6 +63,7 @@ type Sender struct {
 	guard     *Guard
 	transport *http.Transport
 	https     *http.Transport // the same one, or one that goes through a proxy
+	own       transports      // of endpoints with a client certificate
 	userAgent string
 	now       func() time.Time
 	timeout   time.Duration
@@ -91,6 +92,9 @@ func NewSender(cfg SenderConfig) *Sender {
 		guard:     guard,
 		transport: transport,
 		https:     https,
+		own: transports{size: maxTransports, kept: map[string]*ownTransport{}, build: func(c ClientCertificate) *http.Transport {
+			return newOwnTransport(guard, cfg, c)
+		}},
 		userAgent: "rekey/" + version,
 		now:       now,
 		timeout:   positiveOr(cfg.Timeout, defaultTimeout),
@@ -129,23 +133,45 @@ func newTransport(guard *Guard, cfg SenderConfig) *http.Transport {
 	}
 }
 
+// newOwnTransport is like that of all others, and shows a client certificate.
+func newOwnTransport(guard *Guard, cfg SenderConfig, certificate ClientCertificate) *http.Transport {
+	transport := newTransport(guard, cfg)
+	transport.TLSClientConfig.GetClientCertificate = certificate.show
+	if cfg.Proxy != nil {
+		return proxied(transport, cfg.Proxy, cfg)
+	}
+	return transport
+}
+
 // Close closes the connections that no attempt is using. The Sender may be used again afterwards.
 func (s *Sender) Close() {
+	s.own.close()
 	s.transport.CloseIdleConnections()
 	s.https.CloseIdleConnections()
 }
 
-// over is the transport for a request.
-func (s *Sender) over(request *http.Request) *http.Transport {
-	if request.URL.Scheme == "https" {
-		return s.https
+// over is the transport for a request; leave ends its use.
+func (s *Sender) over(r Request, request *http.Request) (transport *http.Transport, leave func()) {
+	switch {
+	case !r.Certificate.IsZero():
+		own, leave := s.own.enter(r.Endpoint, r.Certificate)
+		return own.Transport, leave
+	case r.Endpoint != "":
+		s.own.forget(r.Endpoint)
 	}
-	return s.transport
+	if request.URL.Scheme == "https" {
+		return s.https, func() {}
+	}
+	return s.transport, func() {}
 }
 
 // Request is one message for one receiver.
 type Request struct {
 	URL string
+	// Endpoint says whose message it is. Two endpoints never share connections that were opened with a Certificate.
+	Endpoint string
+	// Certificate is shown to the receiver; zero: none. If it cannot be, nothing is sent.
+	Certificate ClientCertificate
 	// ID is the message's, the same over all attempts: receivers drop what they have seen under it.
 	ID   string
 	Body []byte `json:"-"` // may hold a key's secret
@@ -206,8 +232,15 @@ func (s *Sender) attempt(caller context.Context, r Request, at time.Time) Result
 	if err != nil {
 		return Result{Outcome: InvalidRequest, Err: fmt.Errorf("build webhook request: %w", err)}
 	}
+	if !r.Certificate.IsZero() {
+		if err := r.Certificate.usable(at, request.URL.Scheme); err != nil {
+			return Result{Outcome: BadCertificate, Err: err}
+		}
+	}
+	transport, leave := s.over(r, request)
+	defer leave()
 	// A transport and no http.Client: what does not exist cannot follow a redirect, keep a cookie or send a Referer.
-	response, err := s.over(request).RoundTrip(request)
+	response, err := transport.RoundTrip(request)
 	if err != nil {
 		outcome := outcomeOfError(caller, err, &seen)
 		return Result{Outcome: outcome, Timing: seen.timing(), Err: operatorError(outcome, err, &seen)}
@@ -228,6 +261,9 @@ func (s *Sender) build(ctx context.Context, r Request, at time.Time) (*http.Requ
 	request.Header = Headers(r.ID, at, r.Body, r.Secrets...)
 	if request.Header.Get(HeaderSignature) == "" {
 		return nil, ErrNoSecret
+	}
+	if !r.Certificate.IsZero() && r.Endpoint == "" {
+		return nil, errors.New("a client certificate belongs to an endpoint")
 	}
 	request.Header.Set("User-Agent", s.userAgent)
 	if r.Attempt > 0 {

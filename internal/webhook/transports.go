@@ -1,0 +1,99 @@
+package webhook
+
+import (
+	"net/http"
+	"sync"
+	"time"
+)
+
+// maxTransports is for how many endpoints connections with a certificate of their own are kept.
+const maxTransports = 256
+
+// transports keeps a transport for each endpoint that has a client certificate. net/http finds connections again by host
+// alone and would let one endpoint's messages out over what another has opened under its name. One endpoint has one
+// transport at a time: with another certificate it gets another one, and nothing new goes over the old connections.
+type transports struct {
+	build func(ClientCertificate) *http.Transport
+	size  int
+
+	mu   sync.Mutex
+	kept map[string]*ownTransport // by endpoint
+	uses uint64
+}
+
+// ownTransport is the transport of one endpoint with one certificate.
+type ownTransport struct {
+	*http.Transport
+	digest  string // of the certificate's chain
+	users   int    // attempts under way
+	dropped bool   // it is not kept any more
+	used    uint64 // when it was last; the lowest makes room
+	at      time.Time
+}
+
+// enter gives the transport for an endpoint with a certificate; leave ends its use.
+func (t *transports) enter(endpoint string, certificate ClientCertificate) (own *ownTransport, leave func()) {
+	now := time.Now()
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	own = t.kept[endpoint]
+	if own == nil || own.digest != certificate.facts.Digest {
+		t.drop(endpoint)
+		t.makeRoom(now)
+		own = &ownTransport{Transport: t.build(certificate), digest: certificate.facts.Digest}
+		t.kept[endpoint] = own
+	}
+	t.uses++
+	own.used, own.at = t.uses, now
+	own.users++
+	return own, func() { t.leave(own) }
+}
+
+// leave closes what was dropped while the attempt was under way: an HTTP/2 connection that was busy then is idle now.
+func (t *transports) leave(own *ownTransport) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if own.users--; own.dropped && own.users == 0 {
+		own.CloseIdleConnections()
+	}
+}
+
+// forget drops the transport of an endpoint that has no certificate now.
+func (t *transports) forget(endpoint string) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.drop(endpoint)
+}
+
+// drop closes the connections of an endpoint; those in use are closed after that.
+func (t *transports) drop(endpoint string) {
+	if own, ok := t.kept[endpoint]; ok {
+		delete(t.kept, endpoint)
+		own.dropped = true
+		own.CloseIdleConnections()
+	}
+}
+
+// makeRoom drops what has no connections left, and if that is not enough, what was used least recently.
+func (t *transports) makeRoom(now time.Time) {
+	var oldest string
+	for endpoint, own := range t.kept {
+		if own.users == 0 && now.Sub(own.at) > idleConnTimeout {
+			t.drop(endpoint)
+		} else if oldest == "" || own.used < t.kept[oldest].used {
+			oldest = endpoint
+		}
+	}
+	if len(t.kept) >= t.size {
+		t.drop(oldest)
+	}
+}
+
+// close drops all.
+func (t *transports) close() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	for endpoint := range t.kept {
+		t.drop(endpoint)
+	}
+}
