@@ -22,6 +22,7 @@ type RegisterEndpoint struct {
 	AckLevel          domain.AckLevel      // empty: accepted
 	ReceiverPublicKey string               // base64 of 32 bytes, X25519; empty: none
 	EventTypes        []domain.MessageType // nil: all
+	Certificate       webhook.ClientCertificate
 }
 
 // SignedEndpoint is an endpoint with a signing secret that is shown only once.
@@ -46,8 +47,11 @@ func (s *Service) RegisterEndpoint(ctx context.Context, by By, c RegisterEndpoin
 	if made.signing, err = s.newSigning(made.id); err != nil {
 		return SignedEndpoint{}, err
 	}
+	shown, sealed := s.sealCertificate(made.id, c.Certificate)
+	made.certificate = sealed
 	register := domain.RegisterEndpoint{
-		ID: made.id, AckLevel: cmp.Or(c.AckLevel, domain.AckAccepted), SigningPublicKey: made.public, EventTypes: c.EventTypes,
+		Certificate: shown,
+		ID:          made.id, AckLevel: cmp.Or(c.AckLevel, domain.AckAccepted), SigningPublicKey: made.public, EventTypes: c.EventTypes,
 		Target: domain.Target{URL: c.URL, SecretMode: cmp.Or(c.SecretMode, domain.SecretPlain), ReceiverKey: key},
 	}
 	outcome := func(events []domain.Event) (SignedEndpoint, error) {
@@ -78,6 +82,7 @@ type UpdateEndpoint struct {
 	AckLevel          domain.Change[domain.AckLevel]
 	ReceiverPublicKey domain.Change[string]               // empty: none any more
 	EventTypes        domain.Change[[]domain.MessageType] // nil: all
+	Certificate       domain.Change[webhook.ClientCertificate]
 }
 
 // UpdateEndpoint edits a webhook endpoint. Who has secrets sent elsewhere must hold all that these secrets can do.
@@ -95,16 +100,21 @@ func (s *Service) UpdateEndpoint(ctx context.Context, by By, c UpdateEndpoint) (
 	if err != nil {
 		return nil, err
 	}
+	shown, sealed := s.sealCertificate(c.ID, c.Certificate.Value)
 	update := domain.UpdateEndpoint{
 		ID: c.ID, URL: c.URL, SecretMode: c.SecretMode, AckLevel: c.AckLevel, EventTypes: c.EventTypes,
 		ReceiverKey: domain.Change[*domain.ReceiverKey]{Set: c.ReceiverPublicKey.Set, Value: key},
+		Certificate: domain.Change[*domain.ClientCertificate]{Set: c.Certificate.Set, Value: shown},
 	}
 	_, err = s.onEndpoint(ctx, by, c.ID, func(p *domain.Endpoint, _ time.Time) ([]domain.Decided, error) {
 		if rights.needed = p.Moves(update); rights.needed && rights.refusal != nil {
 			return nil, rights.refusal
 		}
 		return p.Update(update)
-	}, rights.attach)
+	}, func(batch *pgx.Batch, events []domain.Event) error {
+		keepCertificate(batch, c.ID, events, sealed)
+		return rights.attach(batch, events)
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -146,6 +156,7 @@ func (s *Service) DeleteEndpoint(ctx context.Context, by By, id domain.EndpointI
 	}, func(batch *pgx.Batch, _ []domain.Event) error {
 		projections.QueueAssertUnused(batch, id)
 		projections.QueueShredSecrets(batch, id)
+		projections.QueueCertificate(batch, id, nil, time.Time{})
 		return nil
 	})
 	return err

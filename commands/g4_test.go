@@ -141,7 +141,7 @@ func (c *collected) Fatalf(format string, args ...any) { c.Errorf(format, args..
 func (w *world) empty(t fataler) {
 	t.Helper()
 	if _, err := w.owner.Exec(context.Background(), `TRUNCATE events, streams, consumers, organizations, projects, environments, keys,
-		rotations, due_work, webhook_endpoints, endpoint_secrets, pending_secrets, webhook_deliveries, webhook_attempts`); err != nil {
+		rotations, due_work, webhook_endpoints, endpoint_secrets, endpoint_certificates, pending_secrets, webhook_deliveries, webhook_attempts`); err != nil {
 		t.Fatalf("empty the database: %v", err)
 	}
 }

@@ -2,6 +2,7 @@ package commands
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"github.com/rekeyhq/rekey/domain"
@@ -44,7 +45,7 @@ func (s *Service) VerifyEndpoint(ctx context.Context, by By, id domain.EndpointI
 	if rights.needed = endpoint.Proposed != nil; rights.needed && rights.refusal != nil {
 		return Probe{}, rights.refusal
 	}
-	result, err := s.probe(ctx, id, target, func(at time.Time, messageID string, keys []webhook.Secret) (webhook.Request, error) {
+	result, err := s.probe(ctx, endpoint, target, func(at time.Time, messageID string, keys []webhook.Secret) (webhook.Request, error) {
 		return s.challenge(endpoint, target, at, messageID, keys)
 	})
 	if err != nil || !result.Outcome.Delivered() {
@@ -83,7 +84,7 @@ func (s *Service) TestEndpoint(ctx context.Context, by By, id domain.EndpointID)
 	if err != nil {
 		return Probe{}, err
 	}
-	result, err := s.probe(ctx, id, endpoint.Target, func(at time.Time, _ string, _ []webhook.Secret) (webhook.Request, error) {
+	result, err := s.probe(ctx, endpoint, endpoint.Target, func(at time.Time, _ string, _ []webhook.Secret) (webhook.Request, error) {
 		body, err := webhook.EndpointTest(at, string(id))
 		return webhook.Request{Body: body}, err
 	})
@@ -91,7 +92,7 @@ func (s *Service) TestEndpoint(ctx context.Context, by By, id domain.EndpointID)
 }
 
 // probe makes one attempt at once and tells how it ended.
-func (s *Service) probe(ctx context.Context, id domain.EndpointID, target domain.Target,
+func (s *Service) probe(ctx context.Context, e *projections.Endpoint, target domain.Target,
 	build func(at time.Time, messageID string, keys []webhook.Secret) (webhook.Request, error),
 ) (webhook.Result, error) {
 	select {
@@ -100,15 +101,25 @@ func (s *Service) probe(ctx context.Context, id domain.EndpointID, target domain
 	default:
 		return webhook.Result{}, domain.Refuse(domain.CodeOverloaded, "too many receivers are being asked at this moment; nothing was sent")
 	}
-	keys, err := s.SigningKeys(ctx, []domain.EndpointID{id})
+	keys, err := s.SigningKeys(ctx, []domain.EndpointID{e.ID})
 	if err != nil {
+		return webhook.Result{}, err
+	}
+	certificate, err := s.ClientCertificate(ctx, e.ID, shownBy(e))
+	switch {
+	case errors.Is(err, ErrCertificateChanged):
+		return webhook.Result{}, domain.Refuse(domain.CodeVersionConflict, "the endpoint was changed meanwhile; nothing was sent")
+	case errors.Is(err, webhook.ErrClientCertificate):
+		return webhook.Result{Outcome: webhook.BadCertificate, Err: err}, nil
+	case err != nil:
 		return webhook.Result{}, err
 	}
 	messageID := s.ids.New(domain.PrefixMessage, s.cfg.Now())
-	request, err := build(s.cfg.Now(), messageID, keys[id])
+	request, err := build(s.cfg.Now(), messageID, keys[e.ID])
 	if err != nil {
 		return webhook.Result{}, err
 	}
-	request.URL, request.ID, request.Secrets, request.Attempt = target.URL, messageID, keys[id], 1
+	request.URL, request.ID, request.Secrets, request.Attempt = target.URL, messageID, keys[e.ID], 1
+	request.Endpoint, request.Certificate = string(e.ID), certificate
 	return s.cfg.Sender.Send(ctx, request), nil
 }

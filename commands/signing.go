@@ -46,6 +46,7 @@ func (s *Service) newSigning(id domain.EndpointID) (signing, error) {
 type newEndpoint struct {
 	id domain.EndpointID
 	signing
+	certificate *projections.SealedCertificate // nil: none
 }
 
 // newEndpoint checks a key's own address and makes its signing secrets; without an address there is no endpoint.
@@ -58,7 +59,7 @@ func (s *Service) newEndpoint(url string) (newEndpoint, error) {
 	}
 	id := newID[domain.EndpointID](s, domain.PrefixEndpoint)
 	made, err := s.newSigning(id)
-	return newEndpoint{id, made}, err
+	return newEndpoint{id: id, signing: made}, err
 }
 
 // attach stores the sealed signing secrets if the command did make the endpoint.
@@ -66,6 +67,9 @@ func (n newEndpoint) attach(batch *pgx.Batch, events []domain.Event) error {
 	for _, e := range events {
 		if _, ok := e.Data.(domain.EndpointCreated); ok && e.StreamID == string(n.id) {
 			projections.QueueEndpointSecrets(batch, n.id, e.Version, n.sealed, e.OccurredAt)
+			if n.certificate != nil {
+				projections.QueueCertificate(batch, n.id, n.certificate, e.OccurredAt)
+			}
 		}
 	}
 	return nil

@@ -45,6 +45,9 @@ var none = map[string]string{
 		WHERE p.deleted_at IS NOT NULL AND k.state IN ('pending', 'active', 'grace')`,
 	"endpoints without a signing secret, or the reverse": `SELECT count(*) FROM webhook_endpoints e
 		FULL JOIN endpoint_secrets s ON s.endpoint_id = e.id WHERE e.id IS NULL OR s.endpoint_id IS NULL`,
+	"endpoints without the client certificate that they show, or the reverse": `SELECT count(*) FROM
+		(SELECT id, client_certificate->>'digest' AS digest FROM webhook_endpoints WHERE client_certificate IS NOT NULL) e
+		FULL JOIN endpoint_certificates c ON c.endpoint_id = e.id AND c.digest = e.digest WHERE e.id IS NULL OR c.endpoint_id IS NULL`,
 }
 
 // assertTruth asserts what must hold after any sequence.

@@ -232,7 +232,7 @@ func TestG6TenantRole(t *testing.T) {
 		}
 	}
 	enter("a")
-	for _, table := range []string{"streams", "due_work", "endpoint_secrets", "pending_secrets"} {
+	for _, table := range []string{"streams", "due_work", "endpoint_secrets", "endpoint_certificates", "pending_secrets"} {
 		if n := count(t, tenant, table); n != -1 {
 			t.Errorf("%s can be read", table)
 		}

@@ -281,7 +281,7 @@ var extraRows = map[string][]string{
 func (w *world) outside(t *testing.T) map[string]string {
 	t.Helper()
 	out := map[string]string{}
-	for _, table := range []string{"events", "consumers", "pending_secrets", "endpoint_secrets", "webhook_deliveries", "webhook_attempts", "river.river_job"} {
+	for _, table := range []string{"events", "consumers", "pending_secrets", "endpoint_secrets", "endpoint_certificates", "webhook_deliveries", "webhook_attempts", "river.river_job"} {
 		out[table] = one[string](t, w, "SELECT coalesce(string_agg(r::text, E'\\n' ORDER BY r::text), '') FROM "+table+" r")
 	}
 	return out

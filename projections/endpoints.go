@@ -25,6 +25,7 @@ type Endpoint struct {
 	Reason             string
 	SigningPublicKey   string
 	OldSecretsExpireAt *time.Time // when the last replaced signing secret ends; may be past
+	ClientCertificate  *domain.ClientCertificate
 	CreatedAt          time.Time
 	UpdatedAt          time.Time
 	VerifiedAt         *time.Time
@@ -50,6 +51,7 @@ var endpointTable = table[Endpoint]{
 		col("reason", "text", func(e *Endpoint) *string { return optional(e.Reason) }),
 		col("signing_public_key", "text", func(e *Endpoint) *string { return optional(e.SigningPublicKey) }),
 		col("old_secrets_expire_at", "timestamptz", func(e *Endpoint) *time.Time { return e.OldSecretsExpireAt }),
+		col("client_certificate", "jsonb", func(e *Endpoint) *string { return document(e.ClientCertificate, e.ClientCertificate == nil) }),
 		col("created_at", "timestamptz", func(e *Endpoint) time.Time { return e.CreatedAt }),
 		col("updated_at", "timestamptz", func(e *Endpoint) time.Time { return e.UpdatedAt }),
 		col("verified_at", "timestamptz", func(e *Endpoint) *time.Time { return e.VerifiedAt }),
@@ -62,7 +64,7 @@ func endpointOf(s *domain.Endpoint) *Endpoint {
 	e := &Endpoint{
 		ID: s.ID, Version: s.Version, OrganizationID: s.OrganizationID, ProjectID: s.ProjectID, LineageID: s.LineageID,
 		Target: s.Target, Proposed: s.Proposed, AckLevel: s.AckLevel, EventTypes: s.EventTypes, State: s.State, Reason: s.Reason,
-		SigningPublicKey: s.SigningPublicKey, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, VerifiedAt: s.VerifiedAt, DeletedAt: s.DeletedAt,
+		SigningPublicKey: s.SigningPublicKey, ClientCertificate: s.ClientCertificate, CreatedAt: s.CreatedAt, UpdatedAt: s.UpdatedAt, VerifiedAt: s.VerifiedAt, DeletedAt: s.DeletedAt,
 	}
 	for _, end := range s.OldSecrets {
 		if e.OldSecretsExpireAt == nil || end.After(*e.OldSecretsExpireAt) {
@@ -83,8 +85,8 @@ const (
 	// Oldest last, as keys are listed. Endpoints of a deleted project show nowhere, as its environments do. Those that a key's
 	// own address once was are not listed when no live key uses them any more and nothing waits for them.
 	sqlEndpoints = `SELECT id, version, organization_id, project_id, coalesce(lineage_id, ''), url, secret_mode, receiver_key,
-			proposed, ack_level, event_types, state, coalesce(reason, ''), coalesce(signing_public_key, ''), old_secrets_expire_at, created_at,
-			updated_at, verified_at
+			proposed, ack_level, event_types, state, coalesce(reason, ''), coalesce(signing_public_key, ''), old_secrets_expire_at,
+			client_certificate, created_at, updated_at, verified_at
 		FROM webhook_endpoints e
 		WHERE ` + within + ` AND ($3 = '' OR id = $3) AND ($4 = '' OR project_id = $4) AND id < $5 AND deleted_at IS NULL
 			AND NOT EXISTS (SELECT FROM projects p WHERE p.id = e.project_id AND p.deleted_at IS NOT NULL)
@@ -133,9 +135,9 @@ func (r *Reader) Endpoint(ctx context.Context, reach Reach, id domain.EndpointID
 
 func scanEndpoint(row pgx.CollectableRow) (*Endpoint, error) {
 	var e Endpoint
-	var key, proposed, types []byte
+	var key, proposed, types, certificate []byte
 	err := row.Scan(&e.ID, &e.Version, &e.OrganizationID, &e.ProjectID, &e.LineageID, &e.URL, &e.SecretMode, &key, &proposed, &e.AckLevel, &types,
-		&e.State, &e.Reason, &e.SigningPublicKey, &e.OldSecretsExpireAt, &e.CreatedAt, &e.UpdatedAt, &e.VerifiedAt)
+		&e.State, &e.Reason, &e.SigningPublicKey, &e.OldSecretsExpireAt, &certificate, &e.CreatedAt, &e.UpdatedAt, &e.VerifiedAt)
 	if err != nil {
 		return nil, err
 	}
@@ -146,7 +148,8 @@ func scanEndpoint(row pgx.CollectableRow) (*Endpoint, error) {
 			*t = &utc
 		}
 	}
-	return &e, cmp.Or(readDocument(key, &e.ReceiverKey), readDocument(proposed, &e.Proposed), readDocument(types, &e.EventTypes))
+	return &e, cmp.Or(readDocument(key, &e.ReceiverKey), readDocument(proposed, &e.Proposed), readDocument(types, &e.EventTypes),
+		readDocument(certificate, &e.ClientCertificate))
 }
 
 // EndpointGrants says what the live keys that use an endpoint may do, each combination once, with the latest end.

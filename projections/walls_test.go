@@ -92,6 +92,7 @@ var withoutTenant = map[string]string{
 	"Due":                 "is the sweep's",
 	"Postpone":            "is the sweep's",
 	"fetchSigning":        "is the deliveries'",
+	"EndpointCertificate": "is the deliveries'",
 	"ShredExpiredSecrets": "is rekey's own bookkeeping",
 	"fetchPending":        "is the deliveries'",
 	"EpochKey":            "is the deliveries'",

@@ -17,6 +17,7 @@ type delivery struct {
 	url                 string
 	mode                domain.SecretMode // how the endpoint takes secrets now
 	receiverKey         string            // id of the key that secrets are sealed to now; empty: none
+	certificate         string            // digest of the client certificate that is shown; empty: none
 	lineage             domain.LineageID
 	rotation            domain.RotationID // empty: it tells of none
 	position            int64
@@ -49,8 +50,8 @@ const (
 			INSERT INTO webhook_attempts (delivery_id, number, started_at, worker, trigger, actor)
 			SELECT id, attempts, $4, $6, trigger, actor FROM claimed
 		)
-		SELECT c.id, c.message_id, c.type, c.endpoint_id, e.url, e.secret_mode, coalesce(e.receiver_key->>'id', ''), coalesce(c.lineage_id, ''),
-			coalesce(c.rotation_id, ''), c.position, c.attempts, c.attempts - c.attempts_before, c.failed_before
+		SELECT c.id, c.message_id, c.type, c.endpoint_id, e.url, e.secret_mode, coalesce(e.receiver_key->>'id', ''), coalesce(e.client_certificate->>'digest', ''),
+			coalesce(c.lineage_id, ''), coalesce(c.rotation_id, ''), c.position, c.attempts, c.attempts - c.attempts_before, c.failed_before
 		FROM claimed c JOIN webhook_endpoints e ON e.id = c.endpoint_id`
 	sqlEndAttempts = `UPDATE webhook_attempts a SET finished_at = r.finished_at, outcome = r.outcome, status = r.status, dns_ms = r.dns_ms,
 			connect_ms = r.connect_ms, tls_ms = r.tls_ms, first_byte_ms = r.first_byte_ms, total_ms = r.total_ms,
@@ -127,7 +128,7 @@ func (w *Workers) queueBegin(batch *pgx.Batch, asked *claim) {
 	}
 	first.Query(func(rows pgx.Rows) error {
 		var d delivery
-		_, err := pgx.ForEachRow(rows, []any{&d.id, &d.messageID, &d.kind, &d.endpoint, &d.url, &d.mode, &d.receiverKey, &d.lineage, &d.rotation,
+		_, err := pgx.ForEachRow(rows, []any{&d.id, &d.messageID, &d.kind, &d.endpoint, &d.url, &d.mode, &d.receiverKey, &d.certificate, &d.lineage, &d.rotation,
 			&d.position, &d.attempt, &d.used, &d.failedBefore}, func() error {
 			taken := d
 			for _, c := range all.rows { // of two that ask for the same, the first has it

@@ -60,7 +60,7 @@ const (
 func (w *Workers) noteHealth(ctx context.Context, d *delivery, result webhook.Result) {
 	var err error
 	switch result.Outcome {
-	case webhook.Canceled, webhook.InvalidRequest, webhook.ProxyFailed: // says nothing about the receiver
+	case webhook.Canceled, webhook.InvalidRequest, webhook.ProxyFailed, webhook.BadCertificate: // says nothing about the receiver
 		return
 	case webhook.Delivered:
 		if !d.failedBefore {

@@ -59,6 +59,11 @@ func (w *Workers) attempt(ctx context.Context, d *delivery) error {
 	switch {
 	case errors.Is(err, commands.ErrEpochEnded):
 		return w.giveUp(ctx, d, webhook.Result{Outcome: outcomeExpired})
+	case errors.Is(err, commands.ErrCertificateChanged): // nothing was sent, and the next attempt finds what is there now
+		return w.putBack(ctx, d, 0)
+	case errors.Is(err, webhook.ErrClientCertificate):
+		w.cfg.Logger.Error("an endpoint's client certificate is broken; nothing is sent without it", "endpoint_id", d.endpoint, "delivery_id", d.id, "error", err)
+		return w.failed(ctx, d, webhook.Result{Outcome: webhook.BadCertificate})
 	case err != nil:
 		return w.ourFault(ctx, d, err)
 	case request == nil: // the rotation was settled meanwhile; nobody waits for this any more
@@ -109,7 +114,7 @@ func hostOf(address string) string {
 
 // request builds the attempt, or nothing if nobody waits for it any more.
 func (w *Workers) request(ctx context.Context, d *delivery) (*webhook.Request, error) {
-	request := &webhook.Request{URL: d.url, ID: d.messageID, Attempt: d.attempt, DeliveryID: d.id}
+	request := &webhook.Request{URL: d.url, Endpoint: string(d.endpoint), ID: d.messageID, Attempt: d.attempt, DeliveryID: d.id}
 	if d.secret() {
 		wanted, err := w.addSecret(ctx, d, request)
 		if err != nil || !wanted {
@@ -127,6 +132,10 @@ func (w *Workers) request(ctx context.Context, d *delivery) (*webhook.Request, e
 		return nil, err
 	}
 	request.Secrets = signing[d.endpoint]
+	request.Certificate, err = w.cfg.Commands.ClientCertificate(ctx, d.endpoint, d.certificate)
+	if err != nil {
+		return nil, err
+	}
 	return request, nil
 }
 

@@ -123,7 +123,7 @@ func (m *model) begin(t fataler, policy domain.TimeoutAction) (end func()) {
 func (m *model) empty(t fataler) {
 	t.Helper()
 	if _, err := m.owner.Exec(context.Background(), `TRUNCATE events, streams, consumers, organizations, projects, environments, keys,
-		rotations, due_work, webhook_endpoints, endpoint_secrets, pending_secrets, webhook_deliveries, webhook_attempts, webhook_messages,
+		rotations, due_work, webhook_endpoints, endpoint_secrets, endpoint_certificates, pending_secrets, webhook_deliveries, webhook_attempts, webhook_messages,
 		endpoint_health, epoch_keys, claims, grace_usage, key_usage, usage_flushes, river.river_job`); err != nil {
 		t.Fatalf("empty the database: %v", err)
 	}
