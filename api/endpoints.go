@@ -28,16 +28,17 @@ type EndpointBody struct {
 	ProjectID      domain.ProjectID      `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
 	LineageID      *domain.LineageID     `json:"lineage_id" example:"lin_01jz8q0v6me5et8b3k2c9d4x7a" doc:"The key whose rotation_webhook_url this is; null: it was registered"`
 	TargetBody
-	Proposed                     surface.Nullable[TargetBody] `json:"proposed" doc:"What takes the place of the target once the receiver has answered a challenge there; null: nothing"`
-	AckLevel                     domain.AckLevel              `json:"ack_level" enum:"accepted,proof,first_use" doc:"What counts as the secret's arrival. accepted: a 2xx answer. proof: one that shows that the secret can be read. first_use: that it was used"`
-	EventTypes                   []domain.MessageType         `json:"event_types" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null: everything. New secrets of its keys always go there"`
-	State                        domain.EndpointState         `json:"state" enum:"unverified,active,paused,disabled" doc:"Webhooks are sent to an active endpoint and held for others. While it is unverified or disabled, no rotation begins"`
-	StateReason                  *string                      `json:"state_reason" doc:"Why it was paused or disabled"`
-	SigningPublicKey             *string                      `json:"signing_public_key" example:"whpk_..." doc:"Verifies signatures of version v1a; null: there are none"`
-	PreviousSigningSecretsExpire *time.Time                   `json:"previous_signing_secrets_expire_at" doc:"Until when replaced signing secrets sign too; null: none does"`
-	VerifiedAt                   *time.Time                   `json:"verified_at" doc:"When the receiver last answered a challenge"`
-	CreatedAt                    time.Time                    `json:"created_at"`
-	UpdatedAt                    time.Time                    `json:"updated_at" doc:"When it was made or changed last"`
+	Proposed                     surface.Nullable[TargetBody]      `json:"proposed" doc:"What takes the place of the target once the receiver has answered a challenge there; null: nothing"`
+	AckLevel                     domain.AckLevel                   `json:"ack_level" enum:"accepted,proof,first_use" doc:"What counts as the secret's arrival. accepted: a 2xx answer. proof: one that shows that the secret can be read. first_use: that it was used"`
+	EventTypes                   []domain.MessageType              `json:"event_types" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null: everything. New secrets of its keys always go there"`
+	State                        domain.EndpointState              `json:"state" enum:"unverified,active,paused,disabled" doc:"Webhooks are sent to an active endpoint and held for others. While it is unverified or disabled, no rotation begins"`
+	StateReason                  *string                           `json:"state_reason" doc:"Why it was paused or disabled"`
+	SigningPublicKey             *string                           `json:"signing_public_key" example:"whpk_..." doc:"Verifies signatures of version v1a; null: there are none"`
+	ClientCertificate            surface.Nullable[CertificateBody] `json:"client_certificate" doc:"What rekey shows to a receiver that asks who calls; null: nothing"`
+	PreviousSigningSecretsExpire *time.Time                        `json:"previous_signing_secrets_expire_at" doc:"Until when replaced signing secrets sign too; null: none does"`
+	VerifiedAt                   *time.Time                        `json:"verified_at" doc:"When the receiver last answered a challenge"`
+	CreatedAt                    time.Time                         `json:"created_at"`
+	UpdatedAt                    time.Time                         `json:"updated_at" doc:"When it was made or changed last"`
 }
 
 func bodyOfTarget(t domain.Target) TargetBody {
@@ -53,7 +54,7 @@ func bodyOfEndpoint(e *projections.Endpoint, now time.Time) EndpointBody {
 	b := EndpointBody{
 		ID: e.ID, OrganizationID: e.OrganizationID, ProjectID: e.ProjectID, LineageID: orNull(e.LineageID),
 		TargetBody: bodyOfTarget(e.Target), AckLevel: e.AckLevel, EventTypes: e.EventTypes, State: e.State, StateReason: orNull(e.Reason),
-		SigningPublicKey: orNull(e.SigningPublicKey), VerifiedAt: e.VerifiedAt, CreatedAt: e.CreatedAt, UpdatedAt: e.UpdatedAt,
+		SigningPublicKey: orNull(e.SigningPublicKey), ClientCertificate: bodyOfCertificate(e.ClientCertificate), VerifiedAt: e.VerifiedAt, CreatedAt: e.CreatedAt, UpdatedAt: e.UpdatedAt,
 	}
 	if e.Proposed != nil {
 		proposed := bodyOfTarget(*e.Proposed)
@@ -142,12 +143,13 @@ func (s *server) getEndpoint(ctx context.Context, in *EndpointPath) (*endpointOu
 
 type registerEndpointInput struct {
 	Body struct {
-		ProjectID         domain.ProjectID     `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
-		URL               string               `json:"url" example:"https://hooks.example.com/rekey" doc:"Of the receiver: https, a public host"`
-		SecretMode        *domain.SecretMode   `json:"secret_mode,omitempty" nullable:"true" enum:"plain,sealed,claim" doc:"Default plain; sealed needs receiver_public_key"`
-		AckLevel          *domain.AckLevel     `json:"ack_level,omitempty" nullable:"true" enum:"accepted,proof,first_use" doc:"Default accepted"`
-		ReceiverPublicKey *string              `json:"receiver_public_key,omitempty" nullable:"true" doc:"The receiver's X25519 public key: 32 bytes in base64"`
-		EventTypes        []domain.MessageType `json:"event_types,omitempty" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null or left out: everything. New secrets of its keys always go there"`
+		ProjectID         domain.ProjectID                   `json:"project_id" example:"proj_01jz8q0v6me5et8b3k2c9d4x7a"`
+		URL               string                             `json:"url" example:"https://hooks.example.com/rekey" doc:"Of the receiver: https, a public host"`
+		SecretMode        *domain.SecretMode                 `json:"secret_mode,omitempty" nullable:"true" enum:"plain,sealed,claim" doc:"Default plain; sealed needs receiver_public_key"`
+		AckLevel          *domain.AckLevel                   `json:"ack_level,omitempty" nullable:"true" enum:"accepted,proof,first_use" doc:"Default accepted"`
+		ReceiverPublicKey *string                            `json:"receiver_public_key,omitempty" nullable:"true" doc:"The receiver's X25519 public key: 32 bytes in base64"`
+		ClientCertificate surface.Optional[GivenCertificate] `json:"client_certificate,omitempty" doc:"Shown to a receiver that asks who calls (mutual TLS); url must be https. It is stored sealed, and no answer shows the key"`
+		EventTypes        []domain.MessageType               `json:"event_types,omitempty" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null or left out: everything. New secrets of its keys always go there"`
 	}
 }
 
@@ -163,11 +165,15 @@ type signedEndpointOutput struct {
 }
 
 func (s *server) registerEndpoint(ctx context.Context, in *registerEndpointInput) (*signedEndpointOutput, error) {
-	made, err := s.Commands.RegisterEndpoint(ctx, surface.Keeping(ctx, s.shownRegistered), commands.RegisterEndpoint{
+	wanted := commands.RegisterEndpoint{
 		ProjectID: in.Body.ProjectID, URL: in.Body.URL, SecretMode: surface.OrZero(in.Body.SecretMode),
 		AckLevel: surface.OrZero(in.Body.AckLevel), ReceiverPublicKey: surface.OrZero(in.Body.ReceiverPublicKey),
 		EventTypes: in.Body.EventTypes,
-	})
+	}
+	if err := s.addCertificate(&wanted, in.Body.ClientCertificate); err != nil {
+		return nil, err
+	}
+	made, err := s.Commands.RegisterEndpoint(ctx, surface.Keeping(ctx, s.shownRegistered), wanted)
 	if err != nil {
 		return nil, err
 	}
@@ -188,6 +194,7 @@ type updateEndpointInput struct {
 		SecretMode        surface.Optional[domain.SecretMode]    `json:"secret_mode,omitempty" nullable:"false" enum:"plain,sealed,claim" doc:"sealed needs receiver_public_key"`
 		AckLevel          surface.Optional[domain.AckLevel]      `json:"ack_level,omitempty" nullable:"false" enum:"accepted,proof,first_use" doc:"What counts as the arrival of a secret"`
 		ReceiverPublicKey surface.Optional[string]               `json:"receiver_public_key,omitempty" doc:"As url; null: none"`
+		ClientCertificate surface.Optional[GivenCertificate]     `json:"client_certificate,omitempty" doc:"Takes the place of the one before at once; null: none any more"`
 		EventTypes        surface.Optional[[]domain.MessageType] `json:"event_types,omitempty" enum:"key.rotation.created,key.rotation.acknowledged,key.rotation.stalled,key.rotation.blocked,key.rotation.deferred,key.rotation.completed,key.rotation.cancelled,key.rotation.claimed_again,key.version.retired,key.version.used_in_grace,key.expiring,key.revoked,endpoint.disabled,endpoint.failing" doc:"What it is told of; null: everything"`
 	}
 }
@@ -202,10 +209,14 @@ func (s *server) updateEndpoint(ctx context.Context, in *updateEndpointInput) (*
 	if err != nil {
 		return nil, err
 	}
-	return s.shownEndpoint(s.Commands.UpdateEndpoint(ctx, by, commands.UpdateEndpoint{
+	wanted := commands.UpdateEndpoint{
 		ID: in.ID, URL: in.Body.URL.Change(), SecretMode: in.Body.SecretMode.Change(), AckLevel: in.Body.AckLevel.Change(),
 		ReceiverPublicKey: in.Body.ReceiverPublicKey.Change(), EventTypes: in.Body.EventTypes.Change(),
-	}))
+	}
+	if err := s.changeCertificate(&wanted, in.Body.ClientCertificate); err != nil {
+		return nil, err
+	}
+	return s.shownEndpoint(s.Commands.UpdateEndpoint(ctx, by, wanted))
 }
 
 type deleteEndpointInput struct {
