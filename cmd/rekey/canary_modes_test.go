@@ -21,6 +21,7 @@ import (
 	"github.com/rekeyhq/rekey/domain"
 	"github.com/rekeyhq/rekey/internal/seal"
 	"github.com/rekeyhq/rekey/internal/tooltest"
+	"github.com/rekeyhq/rekey/internal/webhook/webhooktest"
 	"github.com/rekeyhq/rekey/projections"
 )
 
@@ -52,6 +53,7 @@ func (c *canary) handOvers(t *testing.T) {
 	}
 	c.again(t, lineages)
 	c.replaceSigning(t, endpoints["/plain/echo"])
+	c.replaceCertificate(t, endpoints["/plain/echo"])
 }
 
 // endpoint registers a path of the receiver and has it prove itself. One that always fails is taken as proven by a path
@@ -59,9 +61,11 @@ func (c *canary) handOvers(t *testing.T) {
 func (c *canary) endpoint(t *testing.T, path, mode string) endpointInfo {
 	t.Helper()
 	proving := strings.Replace(path, "/fail", "/echo", 1)
-	endpoint := c.registerEndpoint(t, c.receiver.url+proving, map[string]any{
-		"secret_mode": mode, "receiver_public_key": c.receiver.private.Public().String(),
-	})
+	fields := map[string]any{"secret_mode": mode, "receiver_public_key": c.receiver.private.Public().String()}
+	if strings.HasPrefix(c.receiver.url, "https:") {
+		fields["client_certificate"] = c.certificate(t, path)
+	}
+	endpoint := c.registerEndpoint(t, c.receiver.url+proving, fields)
 	c.seen.add("signing secret of "+path, endpoint.SigningSecret)
 	c.receiver.trust(proving, endpoint.SigningSecret)
 	if probe := c.probe(t, endpoint.ID, "verify"); !probe.Delivered {
@@ -72,6 +76,18 @@ func (c *canary) endpoint(t *testing.T, path, mode string) endpointInfo {
 	}
 	c.probe(t, endpoint.ID, "test")
 	return endpoint
+}
+
+// certificate makes a client certificate, whose key is not to be seen again.
+func (c *canary) certificate(t *testing.T, name string) map[string]any {
+	t.Helper()
+	chain, key := webhooktest.NewAuthority(t, "Canary").New(t, name)
+	for _, trace := range webhooktest.Traces(t, key) {
+		if len(trace) > 40 { // each is looked for in many spellings; those of the bare bytes are among the others
+			c.seen.add("key of the client certificate of "+name, trace)
+		}
+	}
+	return map[string]any{"certificate_pem": chain, "private_key_pem": key}
 }
 
 // move sends what is meant for an endpoint elsewhere, as a receiver does that breaks after it was verified.
@@ -146,6 +162,24 @@ func (c *canary) replaceSigning(t *testing.T, endpoint endpointInfo) {
 	c.call(t, "POST", "/v1/webhook-endpoints/"+endpoint.ID+"/rotate-secret", nil, http.StatusOK, &rotated)
 	c.seen.add("next signing secret", rotated.SigningSecret)
 	c.probe(t, endpoint.ID, "test")
+}
+
+// replaceCertificate gives another one, after one whose key is in the wrong place.
+func (c *canary) replaceCertificate(t *testing.T, endpoint endpointInfo) {
+	t.Helper()
+	if !strings.HasPrefix(c.receiver.url, "https:") {
+		return
+	}
+	next := c.certificate(t, "next")
+	wrong := map[string]any{"certificate_pem": next["private_key_pem"], "private_key_pem": next["certificate_pem"]}
+	c.call(t, "PATCH", "/v1/webhook-endpoints/"+endpoint.ID, map[string]any{"client_certificate": wrong}, http.StatusUnprocessableEntity, nil)
+	c.call(t, "PATCH", "/v1/webhook-endpoints/"+endpoint.ID, map[string]any{"client_certificate": next}, http.StatusOK, nil)
+	c.probe(t, endpoint.ID, "test")
+	c.receiver.mu.Lock()
+	defer c.receiver.mu.Unlock()
+	if c.receiver.callers["/sealed/echo"] == 0 || c.receiver.callers["next"] == 0 {
+		t.Errorf("messages came with the certificates %v", c.receiver.callers)
+	}
 }
 
 // readAll looks at everything that can be looked at: none of it may show a secret.
@@ -234,7 +268,7 @@ func pgDump(t *testing.T, dir string) string {
 	if err != nil {
 		t.Fatalf("pg_dump: %v\n%s", err, complaints.Bytes())
 	}
-	for _, control := range []string{canaryControl, "INSERT INTO river.river_job ", "INSERT INTO public.pending_secrets ", "INSERT INTO public.endpoint_secrets "} {
+	for _, control := range []string{canaryControl, "INSERT INTO river.river_job ", "INSERT INTO public.pending_secrets ", "INSERT INTO public.endpoint_secrets ", "INSERT INTO public.endpoint_certificates "} {
 		if !bytes.Contains(out, []byte(control)) {
 			t.Errorf("the output of pg_dump has no %s", control)
 		}

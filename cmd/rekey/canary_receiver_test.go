@@ -1,6 +1,7 @@
 package main
 
 import (
+	"crypto/tls"
 	"encoding/pem"
 	"io"
 	"net/http"
@@ -62,6 +63,7 @@ type canaryReceiver struct {
 	signing map[string]webhook.Secret // by path, of registered endpoints
 	hits    map[string]int            // new secrets by path
 	claims  map[string]string         // where they are fetched, by path
+	callers map[string]int            // messages by the certificate that they came with
 }
 
 // newCanaryReceiver also returns a file with the certificate to trust; empty where the system keeps no such files.
@@ -72,7 +74,7 @@ func newCanaryReceiver(t *testing.T, seen *canaries) (*canaryReceiver, string) {
 		t.Fatal(err)
 	}
 	c := &canaryReceiver{
-		t: t, seen: seen, private: private, signing: map[string]webhook.Secret{}, hits: map[string]int{}, claims: map[string]string{},
+		t: t, seen: seen, private: private, signing: map[string]webhook.Secret{}, hits: map[string]int{}, claims: map[string]string{}, callers: map[string]int{},
 	}
 	server := httptest.NewUnstartedServer(c)
 	t.Cleanup(server.Close)
@@ -81,6 +83,7 @@ func newCanaryReceiver(t *testing.T, seen *canaries) (*canaryReceiver, string) {
 		c.url = server.URL
 		return c, ""
 	}
+	server.TLS = &tls.Config{ClientAuth: tls.RequestClientCert}
 	server.StartTLS()
 	c.url = server.URL
 	file := filepath.Join(t.TempDir(), "receiver.pem")
@@ -89,6 +92,16 @@ func newCanaryReceiver(t *testing.T, seen *canaries) (*canaryReceiver, string) {
 		t.Fatal(err)
 	}
 	return c, file
+}
+
+// from notes whose certificate a message came with.
+func (c *canaryReceiver) from(request *http.Request) {
+	if request.TLS == nil || len(request.TLS.PeerCertificates) == 0 {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.callers[request.TLS.PeerCertificates[0].Subject.CommonName]++
 }
 
 // trust says what an endpoint at a path signs with.
@@ -116,6 +129,7 @@ func (c *canaryReceiver) claim(path string) string {
 
 // ServeHTTP receives a webhook.
 func (c *canaryReceiver) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c.from(r)
 	raw, err := io.ReadAll(r.Body)
 	if err != nil {
 		return

@@ -11,8 +11,8 @@ import (
 	"testing"
 )
 
-// Traces are the ways in which the private key of NewKey, the first block of a PEM, could stand somewhere: lines of the PEM,
-// its bytes in base64 and hex, as Go prints numbers and slices, and the number that is the secret.
+// Traces are the ways in which the private key of NewKey, the first block of a PEM, could stand somewhere: a line of the PEM,
+// the secret's bytes as they are, in base64 and hex, and as Go prints slices and numbers.
 func Traces(t testing.TB, keyPEM string) []string {
 	t.Helper()
 	block, _ := pem.Decode([]byte(keyPEM))
@@ -33,10 +33,11 @@ func Traces(t testing.TB, keyPEM string) []string {
 	}
 	numbers := strings.Trim(fmt.Sprint(secret), "[]")
 	traces := []string{
-		string(block.Bytes), string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), numbers,
+		string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), numbers,
 		strings.ReplaceAll(numbers, " ", ","), strings.ReplaceAll(numbers, " ", ", "), key.D.String(),
-		base64.StdEncoding.EncodeToString(block.Bytes), base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret),
+		base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret),
 	}
-	// The first line of the PEM says only which kind of key it is, and the last one is its public half.
-	return append(traces, strings.Split(strings.TrimSpace(keyPEM), "\n")[2])
+	// The first line of the PEM says only which kind of key it is; in the next one the public half begins, so it is not whole.
+	line := strings.Split(strings.TrimSpace(keyPEM), "\n")[2]
+	return append(traces, line, hex.EncodeToString([]byte(line)))
 }
