@@ -2,6 +2,7 @@ package workers
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"io"
 	"log/slog"
@@ -163,6 +164,15 @@ func newHooksIn(t *testing.T, idle bool, change ...func(*Config)) *hooks {
 	return h
 }
 
+// receiversTLS trusts receivers over TLS: package httptest gives all of them the same certificate.
+var receiversTLS = sync.OnceValue(func() *x509.CertPool {
+	server := httptest.NewTLSServer(nil)
+	defer server.Close()
+	pool := x509.NewCertPool()
+	pool.AddCert(server.Certificate())
+	return pool
+})
+
 // build makes and runs the parts of one process on the database.
 func (h *hooks) build(t *testing.T, change ...func(*Config)) {
 	t.Helper()
@@ -178,7 +188,7 @@ func (h *hooks) build(t *testing.T, change ...func(*Config)) {
 	relayTestRun(t, h.store.Run)
 	h.reader = projections.NewReader(h.pool, dbtest.Tenants(t, h.pool))
 	h.verifier = projections.NewVerifier(h.reader, time.Now)
-	sender := webhook.NewSender(webhook.SenderConfig{Guard: guard, Version: "test"})
+	sender := webhook.NewSender(webhook.SenderConfig{Guard: guard, Version: "test", RootCAs: receiversTLS()})
 	t.Cleanup(sender.Close)
 	h.service = commands.New(commands.Config{
 		Store: h.store, Reader: h.reader, Sealer: sealer, CheckURL: guard.CheckURL, Sender: sender, PublicURL: "http://127.0.0.1:8080",
