@@ -250,7 +250,7 @@ func TestF33ExpiredCertificateFailsClosed(t *testing.T) {
 		sender := webhook.NewSender(webhook.SenderConfig{Guard: guard, RootCAs: receiversTLS(), Now: func() time.Time {
 			select {
 			case <-later:
-				return time.Now().AddDate(2, 0, 0)
+				return time.Now().AddDate(200, 0, 0)
 			default:
 				return time.Now()
 			}

@@ -14,7 +14,8 @@
 //   - A redirect is never followed: the message, which may hold a secret, goes to the registered URL or nowhere.
 //   - An attempt ends within its timeout and holds a few kilobytes of the answer at most, whatever the receiver does.
 //     Nothing of the answer is kept: a receiver that echoes the message cannot bring the secret into a log or a table.
-//   - A Secret prints as [redacted].
+//   - A message with a client certificate goes with it or not at all, over connections of its endpoint alone.
+//   - A Secret prints as [redacted], and so does a ClientCertificate.
 //
 // # What it does not
 //

@@ -25,13 +25,19 @@ type Authority struct {
 	key         crypto.Signer
 }
 
-// NewAuthority makes an authority that is valid for ten years around now. Those of different names are not taken for each
+// begin and end are so far apart that tests with clocks of their own are in between.
+var (
+	begin = time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC)
+	end   = time.Date(2120, 1, 1, 0, 0, 0, 0, time.UTC)
+)
+
+// NewAuthority makes an authority that is valid from 2020 for a hundred years. Those of different names are not taken for each
 // other by who only compares names.
 func NewAuthority(t testing.TB, name string) *Authority {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(1), Subject: pkix.Name{CommonName: name}, IsCA: true, BasicConstraintsValid: true,
-		KeyUsage: x509.KeyUsageCertSign, NotBefore: time.Now().AddDate(-5, 0, 0), NotAfter: time.Now().AddDate(5, 0, 0),
+		KeyUsage: x509.KeyUsageCertSign, NotBefore: begin, NotAfter: end,
 	}
 	a := &Authority{certificate: template, key: NewKey(t)}
 	a.certificate = a.sign(t, template, a.key)
@@ -71,12 +77,12 @@ func (a *Authority) Pool() *x509.CertPool {
 // PEM is the authority's own certificate.
 func (a *Authority) PEM() string { return encode("CERTIFICATE", a.certificate.Raw) }
 
-// Issue makes a certificate of a name for a key, and gives both as PEM. change may alter it before it is signed.
+// Issue makes a certificate of a name for a key, as valid as the authority, and gives both as PEM. change may alter it before it is signed.
 func (a *Authority) Issue(t testing.TB, name string, key crypto.Signer, change ...func(*x509.Certificate)) (certificatePEM, keyPEM string) {
 	t.Helper()
 	template := &x509.Certificate{
 		SerialNumber: big.NewInt(time.Now().UnixNano()), Subject: pkix.Name{CommonName: name}, KeyUsage: x509.KeyUsageDigitalSignature,
-		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, NotBefore: time.Now().AddDate(-1, 0, 0), NotAfter: time.Now().AddDate(1, 0, 0),
+		ExtKeyUsage: []x509.ExtKeyUsage{x509.ExtKeyUsageClientAuth}, NotBefore: begin, NotAfter: end,
 	}
 	for _, f := range change {
 		f(template)
