@@ -36,6 +36,7 @@ var plainPlaces = map[string]any{
 	"brand": nil, "max_lifetime_seconds": nil, "require_expiry": nil, "default_grace_seconds": nil, "max_grace_seconds": nil,
 	"allowed_scopes": nil, "on_leak": nil, "max_overlap_seconds": nil, "rotation_timeout": nil, "early_retire_seconds": nil, "days": nil, "start": nil, "length_minutes": nil,
 	"time_zone": nil, "compromised": nil, "state": nil, "secret_mode": nil, "receiver_public_key": nil, "ack_level": nil, "grace_seconds": nil, "event_types": nil, "user_agent": nil,
+	"certificate_pem": nil, "private_key_pem": nil,
 	"resource": nil, "header": nil, "ip_header": nil, "Rekey-Scope": nil, "Rekey-Resource": nil, "token_type_hint": nil,
 	"Rekey-Authorization": func(c *client) any { return "Bearer " + c.secret }, // the client's own key judges itself; foreign ones: auth_path_test.go
 	"granularity":         nil, "fresh": nil, "from": "2026-03-01T12:00:00Z", "to": "2026-03-01T13:00:00Z", "delivered": nil, "url": nobodyThere + "x",

@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/pem"
 	"fmt"
+	"math/big"
 	"strings"
 	"testing"
 )
@@ -34,7 +35,7 @@ func Traces(t testing.TB, keyPEM string) []string {
 	numbers := strings.Trim(fmt.Sprint(secret), "[]")
 	traces := []string{
 		string(secret), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), numbers,
-		strings.ReplaceAll(numbers, " ", ","), strings.ReplaceAll(numbers, " ", ", "), key.D.String(),
+		strings.ReplaceAll(numbers, " ", ","), strings.ReplaceAll(numbers, " ", ", "), new(big.Int).SetBytes(secret).String(),
 		base64.StdEncoding.EncodeToString(secret), base64.RawURLEncoding.EncodeToString(secret),
 	}
 	// The first line of the PEM says only which kind of key it is; in the next one the public half begins, so it is not whole.
