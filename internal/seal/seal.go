@@ -1,6 +1,7 @@
 // Package seal encrypts what must wait in the database: signing secrets and client certificates of endpoints, and new
-// secrets on their way to a receiver. It is AES-256-GCM with a random nonce under the installation's master key, bound to a context, so that a
-// ciphertext moved to another row does not open. It does not protect against whoever holds the master key.
+// secrets on their way to a receiver. It is AES-256-GCM with a random nonce under the installation's master key, bound to a
+// context, so that a ciphertext moved to another row does not open. It does not protect against whoever holds the master
+// key.
 package seal
 
 import (
