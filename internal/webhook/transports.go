@@ -21,16 +21,6 @@ type transports struct {
 	uses uint64
 }
 
-// ownTransport is the transport of one endpoint with one certificate.
-type ownTransport struct {
-	*http.Transport
-	digest  string // of the certificate's chain
-	users   int    // attempts under way
-	dropped bool   // it is not kept any more
-	used    uint64 // when it was last; the lowest makes room
-	at      time.Time
-}
-
 // enter gives the transport for an endpoint with a certificate; leave ends its use.
 func (t *transports) enter(endpoint string, certificate ClientCertificate) (own *ownTransport, leave func()) {
 	now := time.Now()
@@ -40,7 +30,7 @@ func (t *transports) enter(endpoint string, certificate ClientCertificate) (own 
 	if own == nil || own.digest != certificate.facts.Digest {
 		t.drop(endpoint)
 		t.makeRoom(now)
-		own = &ownTransport{Transport: t.build(certificate), digest: certificate.facts.Digest}
+		own = newOwn(t.build(certificate), certificate.facts.Digest)
 		t.kept[endpoint] = own
 	}
 	t.uses++
@@ -49,12 +39,12 @@ func (t *transports) enter(endpoint string, certificate ClientCertificate) (own 
 	return own, func() { t.leave(own) }
 }
 
-// leave closes what was dropped while the attempt was under way: an HTTP/2 connection that was busy then is idle now.
+// leave closes what was dropped while the attempt was under way.
 func (t *transports) leave(own *ownTransport) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if own.users--; own.dropped && own.users == 0 {
-		own.CloseIdleConnections()
+		own.close()
 	}
 }
 
@@ -65,12 +55,14 @@ func (t *transports) forget(endpoint string) {
 	t.drop(endpoint)
 }
 
-// drop closes the connections of an endpoint; those in use are closed after that.
+// drop closes the connections of an endpoint, at the latest when the last attempt has left them.
 func (t *transports) drop(endpoint string) {
 	if own, ok := t.kept[endpoint]; ok {
 		delete(t.kept, endpoint)
 		own.dropped = true
-		own.CloseIdleConnections()
+		if own.users == 0 {
+			own.close()
+		}
 	}
 }
 
