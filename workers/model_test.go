@@ -71,10 +71,8 @@ func TestG2ModelOfRotations(t *testing.T) {
 		}
 		m.recover(rt)
 		m.assertTruth(rt)
-		for what, sql := range afterAll {
-			if n := ask[int](rt, m, sql); n != 0 {
-				rt.Errorf("in the end: %d %s", n, what)
-			}
+		for what, n := range m.left(rt) {
+			rt.Errorf("in the end: %d %s", n, what)
 		}
 		if rt.Failed() {
 			m.dump()

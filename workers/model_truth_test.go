@@ -79,6 +79,18 @@ func (m *model) assertTruth(t fataler) {
 	}
 }
 
+// left counts what has not ended.
+func (m *model) left(t fataler) map[string]int {
+	t.Helper()
+	left := map[string]int{}
+	for what, sql := range afterAll {
+		if n := ask[int](t, m, sql); n != 0 {
+			left[what] = n
+		}
+	}
+	return left
+}
+
 // dump shows what there is that has not ended, for who reads a failure.
 func (m *model) dump() {
 	for _, sql := range []string{
