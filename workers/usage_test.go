@@ -8,7 +8,7 @@ import (
 // The upkeep drops what of the usage is too old, and says so.
 func TestOldUsageIsDropped(t *testing.T) {
 	t.Parallel()
-	h := newHooks(t)
+	h := newHooksIn(t, true) // the upkeep of running workers would drop it in the middle
 	old := time.Now().Add(-200 * 24 * time.Hour)
 	for _, sql := range []string{`SELECT make_series_partitions($1)`, `INSERT INTO usage_hours VALUES ('key_a', $1, 'org_a', 'proj_a', 'lin_a', 1, 0)`, `INSERT INTO usage_days VALUES ('key_a', $1, 'org_a', 'proj_a', 'lin_a', 1, 0)`} {
 		if _, err := h.owner.Exec(t.Context(), sql, old); err != nil {
@@ -29,7 +29,7 @@ func TestOldUsageIsDropped(t *testing.T) {
 // Who reads a series for long puts its end off; nobody waits for it.
 func TestADropWaitsForNobody(t *testing.T) {
 	t.Parallel()
-	h := newHooks(t)
+	h := newHooksIn(t, true)
 	if _, err := h.owner.Exec(t.Context(), `SELECT make_series_partitions(now() - interval '200 days')`); err != nil {
 		t.Fatal(err)
 	}
