@@ -94,18 +94,8 @@ func TestG4RebuildUnderLoad(t *testing.T) {
 	t.Parallel()
 	w := setup(t)
 	n := w.tenant(t)
-	const writers, each, rounds = 4, 80, 5 // two batches of streams
-	groups := make([][]made, writers+2)    // the last but one is quiet, the last is damaged and quiet
-	together(len(groups), func(g int) {
-		for range each {
-			m, err := w.tryCreate(n, hourly)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			groups[g] = append(groups[g], m)
-		}
-	})
+	const writers, each, rounds = 4, 80, 5    // two batches of streams
+	groups := w.groups(t, n, writers+2, each) // the last but one is quiet, the last is damaged and quiet
 	l := &load{w: w}
 	hurt := append([]made{}, groups[writers+1]...)
 	for g := range writers {
@@ -143,17 +133,7 @@ func TestG4RebuildIntoEmptyTablesUnderLoad(t *testing.T) {
 	w := setup(t)
 	n := w.tenant(t)
 	const writers, each, rounds = 4, 250, 3 // three batches of streams
-	groups := make([][]made, writers)
-	together(writers, func(g int) {
-		for range each {
-			m, err := w.tryCreate(n, hourly)
-			if err != nil {
-				t.Error(err)
-				return
-			}
-			groups[g] = append(groups[g], m)
-		}
-	})
+	groups := w.groups(t, n, writers, each)
 	l := &load{w: w}
 	for g := range writers {
 		l.group.Go(func() { l.command(t, n, groups[g], uint64(g)) })
@@ -206,6 +186,23 @@ func TestG4RebuildMendsAcrossBatches(t *testing.T) {
 		t.Errorf("Rebuild left: %s", diff)
 	}
 	w.undisturbed(t)
+}
+
+// groups makes so many groups of so many lineages each.
+func (w *world) groups(t *testing.T, n tenant, count, each int) [][]made {
+	t.Helper()
+	groups := make([][]made, count)
+	together(count, func(g int) {
+		for range each {
+			m, err := w.tryCreate(n, hourly)
+			if err != nil {
+				t.Error(err)
+				return
+			}
+			groups[g] = append(groups[g], m)
+		}
+	})
+	return groups
 }
 
 // undisturbed asserts that no transaction was sacrificed.
