@@ -47,7 +47,6 @@ const maxAgent = 256
 // quickInput is a verify's body as it is usually written.
 type quickInput struct {
 	request projections.VerifyRequest
-	ip      string
 	agent   string
 	names   [8]string // room for scopes
 }
@@ -66,11 +65,12 @@ func (in *quickInput) parse(body string) bool {
 		case "key":
 			return once(&seen.key) && p.string(&in.request.Secret)
 		case "ip":
-			if !once(&seen.ip) || !p.string(&in.ip) {
+			var ip string
+			if !once(&seen.ip) || !p.string(&ip) {
 				return false
 			}
 			var err error
-			in.request.IP, err = netip.ParseAddr(in.ip)
+			in.request.IP, err = netip.ParseAddr(ip)
 			return err == nil
 		case "user_agent":
 			return once(&seen.agent) && p.string(&in.agent) && len(in.agent) <= maxAgent
